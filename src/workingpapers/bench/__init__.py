@@ -1,0 +1,1 @@
+"""Runs checks, writes evidence, and holds the rules that every paper's folder passes."""

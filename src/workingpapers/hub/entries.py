@@ -1,0 +1,103 @@
+"""Paper, signals, card and verdicts joined: what every view shows."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from workingpapers.core import library
+from workingpapers.core.types import Card, Claim, Evidence, Paper, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """One claim with what was measured of it."""
+
+    claim: Claim
+    evidence: Evidence | None  # None: never measured
+    fresh: bool  # false where code or margins moved after the measurement
+    long: Evidence | None = None  # the longer variant, where somebody ran it
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """None where it is unmeasured or stale."""
+        return self.evidence.verdict(self.claim) if self.evidence and self.fresh else None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of any list the hub shows."""
+
+    paper: Paper
+    votes: int
+    comments: int
+    card: Card | None  # None: listed, not implemented
+    standings: tuple[Standing, ...]  # in the card's order, the headline first
+
+    @property
+    def headline(self) -> Standing | None:
+        """The claim that stands for the paper in a list."""
+        return self.standings[0] if self.standings else None
+
+    @property
+    def verdicts(self) -> Mapping[str, Verdict | None]:
+        """By claim key."""
+        return {standing.claim.key: standing.verdict for standing in self.standings}
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """An answered search."""
+
+    query: str
+    entries: tuple[Entry, ...]
+    total: int  # before the page's limit
+    meaning: bool  # false: no encoder, words alone
+    note: str = ""  # what a reader should know, such as why meaning is off
+
+
+class Shelf:
+    """The cards and evidence on disk, read once for as long as the files stay as they are."""
+
+    def __init__(self, papers: Path = library.PAPERS) -> None:
+        self.papers = papers
+        self._read: dict[str, tuple[Card, tuple[Standing, ...]]] = {}
+        self._seen: object = None
+
+    def by_paper(self) -> Mapping[str, tuple[Card, tuple[Standing, ...]]]:
+        """Card and standings by `Paper.id`, fresh from disk where a file has changed."""
+        now = self._stamp()
+        if now != self._seen:
+            self._read = {c.paper: (c, self._standings(c)) for c in library.cards(self.papers)}
+            self._seen = now
+        return self._read
+
+    def _stamp(self) -> object:
+        files = [
+            path for path in self.papers.glob("*/*") if path.suffix in (".toml", ".json", ".py")
+        ]
+        files += [library.evidence_path(s, self.papers) for s in library.slugs(self.papers)]
+        return [(path, path.stat().st_mtime_ns) for path in sorted(set(files)) if path.exists()]
+
+    def _standings(self, card: Card) -> tuple[Standing, ...]:
+        found, digest = (
+            library.evidence(card.slug, self.papers),
+            library.digest(card.slug, self.papers),
+        )
+        measured: dict[tuple[str, str], Evidence] = {}
+        for item in found:
+            measured.setdefault((item.claim, item.protocol), item)
+
+        def standing(claim: Claim) -> Standing:
+            evidence = measured.get((claim.key, "standard"))
+            fresh = evidence is not None and evidence.sources == digest
+            return Standing(claim, evidence, fresh, measured.get((claim.key, "long")))
+
+        return tuple(standing(claim) for claim in card.claims)
+
+    def join(self, signals: Iterable[tuple[Paper, int, int]]) -> tuple[Entry, ...]:
+        """Make entries of papers with their (votes, comments), in the order given."""
+        shelf = self.by_paper()
+        return tuple(
+            Entry(paper, votes, comments, *shelf.get(paper.id, (None, ())))
+            for paper, votes, comments in signals
+        )

@@ -1,0 +1,1 @@
+"""One folder per paper; see CONTRIBUTING.md for what a folder holds."""
