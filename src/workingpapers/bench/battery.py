@@ -23,10 +23,13 @@ UNFILLED = "fill in"  # what a scaffold writes where an author has to
 _STATE = """
 import importlib, json, sys, warnings
 import torch
+import workingpapers.papers
+workingpapers.papers.__path__.append(sys.argv[2])
 def state():
     return [str(torch.get_default_dtype()), torch.get_num_threads(), torch.is_grad_enabled(),
             torch.initial_seed(), torch.get_rng_state().sum().item(),
-            torch.are_deterministic_algorithms_enabled(), len(warnings.filters), sys.getrecursionlimit()]
+            torch.are_deterministic_algorithms_enabled(), len(warnings.filters),
+            sys.getrecursionlimit()]
 before = state()
 importlib.import_module(sys.argv[1])
 heavy = ["timm", "transformers", "peft", "torch_geometric", "sklearn", "torchvision", "matplotlib"]
@@ -124,7 +127,10 @@ def imports(slug: str, papers: Path = library.PAPERS) -> list[str]:
     """Importing the folder changes nothing global and loads none of the libraries it plugs into."""
     name = f"{_package()}.{slug}"
     done = subprocess.run(
-        [sys.executable, "-c", _STATE, name], capture_output=True, text=True, check=False
+        [sys.executable, "-c", _STATE, name, str(papers)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         return [f"importing {name} fails: {done.stderr.strip().splitlines()[-1]}"]
@@ -161,7 +167,7 @@ def _module(name: str) -> ModuleType:
     return importlib.import_module(f"{_package()}.{name}")
 
 
-Rule = Callable[[str], list[str]]
+Rule = Callable[..., list[str]]  # (slug, papers)
 RULES: tuple[Rule, ...] = (
     files, card, exports, checks, evidence, imports, parity, snippet,
 )  # fmt: skip

@@ -44,6 +44,7 @@ def run(
     long: bool = False,
     on: str | None = None,
     on_seed: Callable[[Pair], None] = lambda pair: None,
+    papers: Path = library.PAPERS,
 ) -> Evidence:
     """Check one claim.
 
@@ -55,6 +56,7 @@ def run(
         long: use the longer variant.
         on: "ray" or "ray://host:port" to spread the seeds over a Ray cluster.
         on_seed: called with each finished seed's pair, in the order they finish.
+        papers: the folder of folders, for the digest.
 
     Returns:
         The evidence, stamped with digest, machine and time. Nothing is written.
@@ -69,7 +71,7 @@ def run(
         kind = "longer check" if long else "check"
         raise ValueError(f"{card.slug} has no {kind} for the claim {claim.key!r}")
     start = time.perf_counter()
-    digest = library.digest(card.slug)
+    digest = library.digest(card.slug, papers)
     jobs = 1 if claim.timed else min(jobs, count)
     pairs: list[Pair] = []
     for pair in _pairs(card.slug, claim.key, count, jobs, long, on):

@@ -12,7 +12,8 @@ class Paper:
     """A paper as a feed reports it. `id` never changes; a later import may refresh the rest.
 
     A source that tells only how many authors there are leaves `authors` empty and sets
-    `author_count`; one that names an organisation instead sets `organization`.
+    `author_count`; one that names an organisation instead sets `organization`. Where only our own
+    summary is known, `abstract` repeats `summary`, so that every paper has a text to show.
     """
 
     id: str  # source and number without version: "arxiv:1808.00758"
@@ -26,6 +27,8 @@ class Paper:
     code: str = ""  # address of the authors' code
     fields: tuple[str, ...] = ()
     comments: int = 0  # as counted where it was listed
+    summary: str = ""  # in our words; equal to `abstract` where the paper's own is not known
+    organization_slug: str = ""  # its short name in addresses: "ziplab" for "ZIP Lab"
 
 
 @dataclass(frozen=True, slots=True)

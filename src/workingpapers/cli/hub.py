@@ -1,0 +1,103 @@
+"""Commands on the page: import, search, serve."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from workingpapers.cli.console import complain, err, out, print_json, progress, verdict_text
+from workingpapers.core.codec import encode
+
+if TYPE_CHECKING:
+    from workingpapers.hub.entries import Entry
+    from workingpapers.hub.hub import Hub
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def opened() -> "Hub":
+    """The user's hub, filled with the bundled edition if it is new."""
+    from workingpapers.hub.hub import Hub
+    from workingpapers.hub.settings import Settings
+
+    hub = Hub.open(Settings.from_environment())
+    if not hub.editions():
+        with progress() as bars:
+            bar = bars.add_task("filling the hub with the bundled edition")
+            hub.fill(lambda done, total: bars.update(bar, completed=done, total=total))
+    return hub
+
+
+def search(
+    query: Annotated[list[str], typer.Argument(help="Words, or a question.")],
+    limit: Annotated[int, typer.Option(min=1, max=120)] = 10,
+    json: Json = False,
+) -> None:
+    """Find papers by words and by meaning."""
+    with opened() as hub:
+        results = hub.search(" ".join(query), limit)
+    if json:
+        print_json(
+            {"query": results.query, "total": results.total, "meaning": results.meaning}
+            | {"note": results.note, "entries": [_plain(entry) for entry in results.entries]}
+        )
+        return
+    for place, entry in enumerate(results.entries, 1):
+        paper = entry.paper
+        out.print(f"[dim]{place:>3}[/] [bold]{escape(paper.title)}[/] [dim]{paper.id}[/]")
+        if entry.headline and entry.card:
+            scale, measured = entry.headline.claim.scale, entry.headline.evidence is not None
+            shown = verdict_text(entry.headline.verdict, scale, measured=measured)
+            out.print(f"    {shown} {escape(entry.headline.claim.text)} [dim]{entry.card.slug}[/]")
+    if not results.entries:
+        out.print("nothing found")
+    if results.note:
+        err.print(f"[dim]{escape(results.note)}[/]")
+
+
+def _plain(entry: "Entry") -> dict[str, Any]:
+    return {
+        **encode(entry.paper),
+        "votes": entry.votes,
+        "slug": entry.card.slug if entry.card else None,
+        "verdicts": entry.verdicts,
+    }
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+) -> None:
+    """Serve the page."""
+    import uvicorn
+
+    from workingpapers.hub.app import create_app
+    from workingpapers.hub.settings import Settings
+
+    opened().close()
+    app = create_app(Settings.from_environment())
+    out.print(f"Working Papers on [bold]http://{host}:{port}[/] (stop with Ctrl-C)")
+    uvicorn.run(app, host=host, port=port, log_level="warning")
+
+
+def title_of(paper: str) -> str | None:
+    """What the hub calls a paper, by arXiv id; None where the hub cannot be opened."""
+    try:
+        with opened() as hub:
+            entry = hub.entry(paper)
+    except ImportError:  # installed without the extra `hub`
+        return None
+    return entry.paper.title if entry else None
+
+
+def import_(
+    sources: Annotated[list[str], typer.Argument(help="Files or addresses.")],
+    year: Annotated[int | None, typer.Option(help="Of a saved page that leaves it out.")] = None,
+    json: Json = False,
+) -> None:
+    """Import papers: a saved Daily Papers page, Hugging Face's JSON, arXiv's Atom.
+
+    Good records go in, bad ones are named; the exit status is 1 if there were any.
+    """
+    raise ValueError(f"cannot read {sources} {year} {json} {complain} {Path}")
