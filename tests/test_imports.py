@@ -80,7 +80,7 @@ def test_the_question_can_be_answered_yes(suspect):
 def lint(folder):
     script = Path(sys.executable).parent / "lint-imports"
     return subprocess.run(
-        [str(script), "--no-cache", "--config", str(ROOT / "pyproject.toml")],
+        [str(script), "--no-cache", "--no-logo", str(ROOT / "pyproject.toml")],
         capture_output=True, text=True, cwd=folder, check=False,
         env={**os.environ, "PYTHONPATH": str(folder), "NO_COLOR": "1", "COLUMNS": "200"},
     )  # fmt: skip
