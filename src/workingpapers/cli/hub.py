@@ -1,6 +1,6 @@
 """Commands on the page: import, search, serve."""
 
-from pathlib import Path
+from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -92,12 +92,43 @@ def title_of(paper: str) -> str | None:
 
 
 def import_(
-    sources: Annotated[list[str], typer.Argument(help="Files or addresses.")],
+    sources: Annotated[list[str], typer.Argument(help="Files, arXiv ids or https addresses.")],
+    edition: Annotated[str | None, typer.Option(help="The day it lists, as 2025-12-31.")] = None,
     year: Annotated[int | None, typer.Option(help="Of a saved page that leaves it out.")] = None,
     json: Json = False,
 ) -> None:
-    """Import papers: a saved Daily Papers page, Hugging Face's JSON, arXiv's Atom.
+    """Import papers: a saved Daily Papers page, Hugging Face's JSON, arXiv's Atom, arXiv ids.
 
     Good records go in, bad ones are named; the exit status is 1 if there were any.
     """
-    raise ValueError(f"cannot read {sources} {year} {json} {complain} {Path}")
+    try:
+        day = date.fromisoformat(edition) if edition else None
+    except ValueError:
+        raise ValueError(f"--edition: expected a day such as 2025-12-31, got {edition!r}") from None
+    reports = {}
+    with opened() as hub, progress() as bars:
+        for source in sources:
+            name = source if len(source) <= 30 else f"...{source[-27:]}"
+            reading = bars.add_task(name)
+            indexing = bars.add_task("  indexing", visible=False)
+            reports[source] = hub.load(
+                source,
+                day=day,
+                year=year,
+                on_progress=lambda done, total, bar=reading: bars.update(  # type: ignore[misc]
+                    bar, completed=done, total=total
+                ),
+                on_index=lambda done, total, bar=indexing: bars.update(  # type: ignore[misc]
+                    bar, completed=done, total=total, visible=True
+                ),
+            )
+    if json:
+        print_json(reports)
+    for source, report in reports.items():
+        if not json:
+            counts = f"{report.new} new, {report.changed} changed, {report.same} known"
+            out.print(f"{escape(source)}: {report.read} papers ({counts})", soft_wrap=True)
+        for item in report.rejected:
+            complain(f"{source}: {item.place}: {item.reason}")
+    if any(report.rejected for report in reports.values()):
+        raise typer.Exit(1)

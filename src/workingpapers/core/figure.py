@@ -51,7 +51,7 @@ def spread(claim: Claim, evidence: Evidence) -> str:
         return "no reading"
     seeds = f"{len(found)} seed{'s' if len(found) != 1 else ''}"
     low, middle, high = (amount(claim, g) for g in (min(found), median(found), max(found)))
-    return f"{middle} median, {low} to {high} over {seeds}"
+    return f"{middle} median, {low} to {high}, {seeds}"
 
 
 def seeds_svg(claim: Claim, evidence: Evidence) -> str:
@@ -60,7 +60,7 @@ def seeds_svg(claim: Claim, evidence: Evidence) -> str:
     low, high = _domain([claim.margin, *(g for _, g in rows[0])], [g for _, g in rows[1]])
 
     def place(gain: float) -> float:
-        return LEFT + (RIGHT - LEFT) * (min(max(gain, low), high) - low) / (high - low)
+        return LEFT + (RIGHT - LEFT) * ((min(max(gain, low), high) - low) / (high - low))
 
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
@@ -116,6 +116,7 @@ def _digits(value: float) -> str:
 
 def _domain(core: Sequence[float], ablated: Sequence[float]) -> tuple[float, float]:
     """The axis: all of `core` and zero, and the ablated seeds as far as they leave room for it."""
+    core, ablated = ([max(-1e15, min(g, 1e15)) for g in gains] for gains in (core, ablated))
     low, high = min(0.0, *core), max(0.0, *core)
     span = (high - low) or 1.0
     low = max(min([low, *ablated]), low - 2.5 * span)

@@ -1,0 +1,27 @@
+"""What every feed yields: papers, and what could not become one."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date
+
+from workingpapers.core.types import Paper
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """One record that could not be read, with its place in the source."""
+
+    place: str  # "line 157", "entry 3"
+    reason: str  # what is wrong, in words a reader can act on
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A source read: its format, the edition's day where it tells one, and its records."""
+
+    format: str  # "saved page (text)", "Hugging Face JSON", "arXiv Atom", ...
+    day: date | None
+    records: Iterable[Paper | Rejected]

@@ -1,0 +1,306 @@
+"""The hub in one object: what pages, API and command line need of papers."""
+
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Self, TypeVar
+
+from workingpapers.core.types import Paper
+from workingpapers.hub.catalog import Catalog, Progress, Report
+from workingpapers.hub.entries import Entry, Results, Shelf
+from workingpapers.hub.feeds import bundled, identifiers
+from workingpapers.hub.feeds.keys import name_key
+from workingpapers.hub.feeds.reading import read, read_file
+from workingpapers.hub.feeds.records import Reading, Rejected
+from workingpapers.hub.search import encode
+from workingpapers.hub.search.embedded import Embedded, LazyEncoder
+from workingpapers.hub.search.encode import Encoder
+from workingpapers.hub.search.keeping import MANY, Keeper
+from workingpapers.hub.search.lock import Busy
+from workingpapers.hub.search.words import Broken
+from workingpapers.hub.settings import Settings
+from workingpapers.hub.store import editions, papers
+from workingpapers.hub.store.database import Connection, Store
+
+__all__ = ["Hub", "Listing", "Progress", "Report"]
+
+T = TypeVar("T")
+SMALL = 20_000  # papers whose index is made anew while a reader waits
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One page of a longer list."""
+
+    entries: tuple[Entry, ...]
+    total: int  # before limit and offset
+
+
+class Hub:
+    """Everything that pages, API and command line ask of the papers. Threads may share it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        shelf: Shelf | None = None,
+        encoder: Callable[[], Encoder] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.shelf = shelf or Shelf()
+        self._store = store
+        self._catalog = Catalog(store)
+        lazy = LazyEncoder(encoder or (lambda: encode.load(settings.encoder)))
+        folder = settings.home / "index"
+        self._keeper = Keeper(store, folder, lazy)
+        self._index = Embedded(folder, lazy)
+
+    @classmethod
+    def open(
+        cls,
+        settings: Settings,
+        shelf: Shelf | None = None,
+        encoder: Callable[[], Encoder] | None = None,
+    ) -> Self:
+        """Create home and database where they are missing, and bring them up to date.
+
+        Args:
+            settings: where things are.
+            shelf: cards and evidence; those of the package unless given.
+            encoder: loads the sentence encoder; the one of the settings unless given.
+
+        Raises:
+            StoreError: the database cannot be used; the message says what to do.
+        """
+        settings.home.mkdir(parents=True, exist_ok=True)
+        return cls(settings, Store.open(settings.database_url), shelf, encoder)
+
+    def close(self) -> None:
+        """Let go of database and indexes."""
+        self._index.forget()
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Papers in
+
+    def fill(self, on_progress: Progress | None = None, on_index: Progress | None = None) -> Report:
+        """Load the bundled editions. What the hub knows already stays; again changes nothing."""
+        reports = [
+            self._catalog.add(edition.records, edition.day, on_progress, yielding=True)
+            for edition in bundled.editions()
+        ]
+        self.index(on_index)
+        return Report(
+            new=sum(report.new for report in reports),
+            changed=sum(report.changed for report in reports),
+            same=sum(report.same for report in reports),
+            rejected=tuple(item for report in reports for item in report.rejected),
+        )
+
+    def add(
+        self,
+        records: Iterable[Paper | Rejected],
+        edition: date | None = None,
+        on_progress: Progress | None = None,
+        on_index: Progress | None = None,
+    ) -> Report:
+        """Add papers or refresh them, and index them.
+
+        Args:
+            records: what a feed yields; its rejections come back in the report.
+            edition: a day; lists the papers in its edition, in the order given.
+            on_progress: told how many records are stored.
+            on_index: told how many are indexed, and then how many are encoded.
+        """
+        report = self._catalog.add(records, edition, on_progress)
+        self.index(on_index)
+        return report
+
+    def load(
+        self,
+        source: str,
+        *,
+        day: date | None = None,
+        year: int | None = None,
+        on_progress: Progress | None = None,
+        on_index: Progress | None = None,
+    ) -> Report:
+        """Import a file, an arXiv id (or several, with commas) or an https address.
+
+        Args:
+            source: a path, an id or an address.
+            day: the edition that it is, where it does not say so itself.
+            year: the year that a saved page leaves out.
+            on_progress: told how many records are stored.
+            on_index: told how many are indexed, and then how many are encoded.
+
+        Raises:
+            OSError: the file cannot be opened.
+            RemoteError: nothing could be fetched from there.
+        """
+        path = Path(source).expanduser()
+        if path.is_file() or ("://" not in source and not identifiers.parse(source.split(",")[0])):
+            reading = read_file(path, day=day, year=year)
+        else:
+            from workingpapers.hub.feeds import remote
+
+            address = remote.address_of(source)
+            reading = read(remote.fetch(address), day=day, year=year)
+        return self.take(reading, on_progress, on_index)
+
+    def take(
+        self,
+        reading: Reading,
+        on_progress: Progress | None = None,
+        on_index: Progress | None = None,
+    ) -> Report:
+        """Add what was read, as the edition that it is where it is one."""
+        report = self.add(reading.records, reading.day, on_progress, on_index)
+        return replace(report, format=reading.format, edition=reading.day)
+
+    def index(self, on_progress: Progress | None = None) -> str:
+        """Bring the search indexes up to date; returns a note for the reader, or nothing.
+
+        Raises:
+            Busy: another process has been indexing for ten minutes.
+        """
+        return self._keeper.catch_up(on_progress)
+
+    def rebuild_index(self, on_progress: Progress | None = None) -> str:
+        """Make the search indexes anew from the database; returns a note, or nothing."""
+        self._index.forget()
+        return self._keeper.rebuild(on_progress)
+
+    # Papers out
+
+    def editions(self) -> list[date]:
+        """The days that have an edition, newest first."""
+        with self._store.reading() as db:
+            return editions.days(db)
+
+    def edition(self, day: date, limit: int | None = None, offset: int = 0) -> tuple[Entry, ...]:
+        """An edition in the order of its page; empty where there is none."""
+        with self._store.reading() as db:
+            return self._entries(db, editions.ids(db, day, limit, offset))
+
+    def entry(self, paper_id: str) -> Entry | None:
+        """One paper, by its id, a former id, or any form of its arXiv id."""
+        found = self.entries([paper_id])
+        return found[0] if found else None
+
+    def entries(self, ids: Iterable[str]) -> tuple[Entry, ...]:
+        """The papers with these ids, in the order given; unknown ids are left out."""
+        wanted = list(ids)
+        with self._store.reading() as db:
+            meant = self._catalog.locate(db, wanted)
+            return self._entries(db, [meant[name] for name in wanted if name in meant])
+
+    def papers(
+        self,
+        limit: int = 50,
+        offset: int = 0,
+        *,
+        author: str | None = None,
+        organization: str | None = None,
+        since: date | None = None,
+        until: date | None = None,
+    ) -> Listing:
+        """Papers, newest first; `since` and `until` are inclusive days of publication.
+
+        `author` is a name in any case, with or without accents; `organization` a slug or a
+        name.
+        """
+        with self._store.reading() as db:
+            found, total = papers.listed(
+                db,
+                limit,
+                offset,
+                author=None if author is None else name_key(author),
+                organization=organization and (organization, name_key(organization)),
+                since=since,
+                until=until,
+            )
+        return Listing(self._joined(found), total)
+
+    def board(self) -> tuple[Entry, ...]:
+        """All papers that have a card, by title."""
+        with self._store.reading() as db:
+            found = papers.find(db, self.shelf.by_paper())
+        return self._joined(sorted(found.values(), key=lambda paper: paper.title.casefold()))
+
+    # Search
+
+    def search(self, query: str, limit: int = 20, offset: int = 0) -> Results:
+        """Find papers by words and by meaning; an arXiv id finds its paper."""
+        exact = identifiers.paper_id(query)
+        entry = self.entry(exact) if exact else None
+        if entry:
+            return Results(query, (entry,)[offset : offset + limit], 1, True)
+        note = self._freshened()
+        found, mended = self._asked(lambda db: self._index.search(db, query))
+        if found is None:
+            return Results(query, (), 0, False, mended)
+        with self._store.reading() as db:
+            page = self._entries(db, found.ids[offset : offset + limit])
+        notes = " ".join(filter(None, (mended, note, found.note)))
+        return Results(query, page, len(found.ids), found.meaning, notes)
+
+    def similar(self, paper_id: str, limit: int = 5) -> tuple[Entry, ...]:
+        """The papers nearest in meaning, or in words where it is not encoded; without itself."""
+        entry = self.entry(paper_id)
+        if entry is None:
+            return ()
+        own = entry.paper
+        near, _ = self._asked(lambda db: self._index.similar(db, own.id, limit))
+        if not near:
+            query = " ".join((own.title.replace('"', " "), *own.fields))
+            found, _ = self._asked(lambda db: self._index.search(db, query))
+            near = [i for i in found.ids if i != own.id][:limit] if found else []
+        with self._store.reading() as db:
+            return self._entries(db, near)
+
+    def _freshened(self) -> str:
+        """Bring in a few late changes, such as a killed import's; returns a note."""
+        behind = self._keeper.behind()
+        if 0 < behind < MANY:
+            with suppress(Busy):
+                return self._keeper.catch_up(wait=0)
+        return "Some papers are still being indexed." if behind else ""
+
+    def _asked(self, ask: Callable[[Connection], T]) -> tuple[T | None, str]:
+        """Ask the index, and mend it once where it is broken; the answer, and a note on that."""
+        note = ""
+        for mended in (False, True):
+            try:
+                with self._store.reading() as db:
+                    return ask(db), note
+            except Broken:
+                self._index.forget()
+                if not mended:
+                    note = self._mended()
+        return None, note or "The search index cannot be read: run `papers index rebuild`."
+
+    def _mended(self) -> str:
+        with self._store.reading() as db:
+            count = papers.count(db)
+        if count > SMALL:
+            return "There is no search index: run `papers index rebuild`."
+        try:
+            return self._keeper.catch_up(wait=5)
+        except Busy:
+            return "The papers are being indexed; search again in a minute."
+
+    def _entries(self, db: Connection, ids: Iterable[str]) -> tuple[Entry, ...]:
+        wanted = list(ids)
+        found = papers.find(db, wanted)
+        return self._joined(found[i] for i in wanted if i in found)
+
+    def _joined(self, found: Iterable[Paper]) -> tuple[Entry, ...]:
+        return self.shelf.join((paper, 0, paper.comments) for paper in found)

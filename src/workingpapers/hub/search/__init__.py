@@ -1,0 +1,1 @@
+"""Finding papers by their words and by what they mean."""

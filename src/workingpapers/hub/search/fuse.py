@@ -1,0 +1,26 @@
+"""Reciprocal rank fusion: several rankings into one, by places alone.
+
+Scores of different searches share no scale, so adding them lets one search drown the other.
+"""
+
+from collections.abc import Sequence
+
+K = 60  # Cormack, Clarke and Büttcher 2009; flat enough that the second place counts too
+
+
+def fuse(rankings: Sequence[Sequence[str]], k: int = K) -> list[str]:
+    """Order ids by the sum of 1 / (k + place) over the rankings that hold them.
+
+    Of equals, the one that came better in any ranking goes first, then the one that the earlier
+    ranking prefers.
+
+    >>> fuse([["a", "b", "c"], ["b", "d"]])
+    ['b', 'a', 'd', 'c']
+    """
+    scores: dict[str, float] = {}
+    best: dict[str, int] = {}
+    for ranking in rankings:
+        for place, item in enumerate(ranking, 1):
+            scores[item] = scores.get(item, 0.0) + 1 / (k + place)
+            best[item] = min(place, best.get(item, place))
+    return sorted(scores, key=lambda item: (-scores[item], best[item]))

@@ -1,0 +1,1 @@
+"""The database: schema, migrations, both SQL dialects. Nobody else writes SQL."""

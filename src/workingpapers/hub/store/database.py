@@ -1,0 +1,74 @@
+"""Opens the database and hands out transactions."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Self
+
+from sqlalchemy import Connection, Engine, select
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from workingpapers.hub.store import dialects, migrate
+from workingpapers.hub.store.dialects import StoreError
+from workingpapers.hub.store.schema import about
+
+__all__ = ["Connection", "Store", "StoreError"]
+
+
+class Store:
+    """One database, brought up to date."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._writer = engine.execution_options(**{dialects.WRITING: True})
+
+    @classmethod
+    def open(cls, address: str) -> Self:
+        """Connect, create what is missing and run the migrations that are due.
+
+        Raises:
+            StoreError: the address is wrong, nobody answers there, or newer code wrote it.
+        """
+        store = cls(dialects.connect(address))
+        try:
+            migrate.migrate(store)
+        except StoreError:
+            store.close()
+            raise
+        except DBAPIError as error:
+            store.close()
+            place = store._engine.url.render_as_string(hide_password=True)
+            raise StoreError(f"{place} cannot be opened: {error.orig}") from None
+        return store
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """One consistent view of the database."""
+        with self._engine.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction: all of it is kept, or nothing where an exception leaves the block."""
+        try:
+            with self._writer.begin() as connection:
+                yield connection
+        except OperationalError as error:
+            if "database is locked" in str(error.orig):
+                raise StoreError(
+                    f"another process kept the database for {dialects.BUSY:.0f} s; try again"
+                ) from None
+            raise
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+
+def told(db: Connection, name: str) -> str | None:
+    """A value that the hub keeps about itself."""
+    return db.scalar(select(about.c.value).where(about.c.name == name))
+
+
+def tell(db: Connection, name: str, value: str) -> None:
+    """Keep a value about the hub itself."""
+    dialects.upsert(db, about, [{"name": name, "value": value}])

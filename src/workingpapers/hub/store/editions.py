@@ -1,0 +1,36 @@
+"""Editions: which papers a day listed, and in which order."""
+
+from collections.abc import Sequence
+from datetime import date, datetime
+
+from sqlalchemy import Connection, delete, insert, select
+
+from workingpapers.hub.store import dialects
+from workingpapers.hub.store.schema import edition_entries, editions
+
+
+def days(db: Connection) -> list[date]:
+    """The days that have an edition, newest first."""
+    return list(db.scalars(select(editions.c.day).order_by(editions.c.day.desc())))
+
+
+def ids(db: Connection, day: date, limit: int | None = None, offset: int = 0) -> list[str]:
+    """What the edition of `day` lists, in the order of its page."""
+    statement = (
+        select(edition_entries.c.paper_id)
+        .where(edition_entries.c.day == day)
+        .order_by(edition_entries.c.position)
+        .offset(offset)
+    )
+    if limit is not None:
+        statement = statement.limit(limit)
+    return list(db.scalars(statement))
+
+
+def arrange(db: Connection, day: date, order: Sequence[str], now: datetime) -> None:
+    """Make `order` the edition of `day`."""
+    dialects.upsert(db, editions, [{"day": day, "added": now}], keep=("added",))
+    db.execute(delete(edition_entries).where(edition_entries.c.day == day))
+    rows = [{"day": day, "position": n, "paper_id": item} for n, item in enumerate(order)]
+    if rows:
+        db.execute(insert(edition_entries), rows)

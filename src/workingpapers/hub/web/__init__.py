@@ -1,0 +1,1 @@
+"""The pages, the feeds and the JSON: three ways to show the same entries."""

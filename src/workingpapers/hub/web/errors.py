@@ -1,0 +1,52 @@
+"""Errors as pages to a reader and as JSON to a machine."""
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+
+from workingpapers.hub.web.answers import SAFE
+from workingpapers.hub.web.site import site_of
+
+WORDS = {
+    400: "This address asks for something that cannot be.",
+    403: "This form was sent from another site.",
+    404: "There is nothing at this address.",
+    405: "This address cannot be asked in that way.",
+    422: "This address asks for something that cannot be.",
+    500: "Something broke here. It has been noted; please try again.",
+}
+
+
+def install(app: FastAPI) -> None:
+    """Answer errors in the form the address promises."""
+    app.add_exception_handler(HTTPException, _known)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(Exception, _broken)
+
+
+def _answer(
+    request: Request, status: int, detail: str, headers: dict[str, str] | None = None
+) -> Response:
+    if request.url.path.startswith("/api/"):
+        return JSONResponse({"error": detail}, status, headers)
+    return site_of(request).page(
+        request, "error.html", status=status, headers=headers, status_code=status, detail=detail
+    )
+
+
+async def _known(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    plain = error.detail in ("Not Found", "Method Not Allowed")
+    detail = WORDS.get(error.status_code, error.detail) if plain else error.detail
+    return _answer(request, error.status_code, detail, dict(error.headers or {}))
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    said = "; ".join(f"{e['loc'][-1]}: {e['msg']}" for e in error.errors())
+    return _answer(request, 422, said)
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    return _answer(request, 500, WORDS[500], dict(SAFE))

@@ -1,0 +1,176 @@
+"""The command line, as a user meets it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from datetime import date
+
+import pytest
+from typer.testing import CliRunner
+
+from workingpapers.bench import run
+from workingpapers.cli import app
+from workingpapers.core import library
+from workingpapers.core.types import Evidence, Measurement
+
+
+@pytest.fixture
+def papers(tmp_path, monkeypatch):
+    """Run `papers` with a home of its own; returns a function of the arguments."""
+    monkeypatch.setenv("WORKINGPAPERS_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments, status=0):
+        result = CliRunner().invoke(app, list(arguments))
+        assert result.exit_code == status, result.output + str(result.exception)
+        return result
+
+    return call
+
+
+def program(*arguments, home):
+    """The installed script, for what only `main` does."""
+    script = shutil.which("papers", path=str(__import__("pathlib").Path(sys.executable).parent))
+    return subprocess.run(
+        [script, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"WORKINGPAPERS_HOME": str(home), "PATH": "/usr/bin:/bin", "COLUMNS": "200"},
+    )
+
+
+def page(*titles):
+    """A saved page in the shape of the real one, with papers of our own."""
+    cards = [
+        f"{title}\n\nWe study {title.lower()} and find it useful.\n\n  • 3 authors\n·\nMay 2 4\n"
+        for title in titles
+    ]
+    return "Daily Papers\n\nbyAK and the research community\n\nDec 31\n\n" + "\n".join(cards)
+
+
+def test_list_and_show_name_what_is_there(papers):
+    listed = json.loads(papers("list", "--json").stdout)
+    assert [line["slug"] for line in listed] == library.slugs()
+    shown = papers("show", "attsets").stdout
+    card = library.card("attsets")
+    assert card.title in shown and all(claim.key in shown for claim in card.claims)
+    whole = json.loads(papers("show", "attsets", "--json").stdout)
+    assert [s["claim"] for s in whole["standings"]] == [claim.key for claim in card.claims]
+
+
+def test_search_answers_by_meaning(papers):
+    found = json.loads(papers("search", "drop tokens to speed up ViT", "--json").stdout)
+    assert found["meaning"] is True
+    assert found["entries"][0]["id"] == "arxiv:2202.07800"
+    assert found["entries"][0]["slug"] == "evit"
+    assert "Not All Patches" in papers("search", "drop", "tokens").stdout
+
+
+def test_search_without_an_encoder_says_so(papers, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORKINGPAPERS_ENCODER", str(tmp_path / "nowhere"))
+    found = json.loads(papers("search", "vision transformers", "--json").stdout)
+    assert found["meaning"] is False and found["note"]
+    assert found["entries"]
+
+
+def test_import_reports_and_doing_it_again_changes_nothing(papers, tmp_path):
+    file = tmp_path / "page.txt"
+    file.write_text(page("On Gardening Networks", "Slow Attention Is Enough"))
+    first = json.loads(papers("import", str(file), "--year", "2025", "--json").stdout)[str(file)]
+    assert (first["new"], first["same"], first["rejected"]) == (2, 0, [])
+    again = papers("import", str(file), "--year", "2025").stdout
+    assert "2 papers (0 new, 0 changed, 2 known)" in again
+    found = json.loads(papers("search", "gardening networks", "--json").stdout)
+    assert found["entries"][0]["title"] == "On Gardening Networks"
+
+
+def test_a_bad_record_is_named_and_the_good_ones_are_in(papers, tmp_path):
+    file = tmp_path / "feed.json"
+    good = {"paper": {"id": "2611.00001", "title": "Good", "summary": "Fine.", "authors": []}}
+    good["paper"]["publishedAt"] = good["publishedAt"] = "2026-11-01T00:00:00.000Z"
+    file.write_text(json.dumps([good, {"paper": {"id": "2611.00002"}}]))
+    result = papers("import", str(file), status=1)
+    assert "1 papers (1 new" in result.stdout
+    assert "error:" in result.stderr and str(file) in result.stderr.replace("\n", "")
+
+
+def test_mistakes_are_told_in_one_line(tmp_path):
+    for arguments, words in [
+        (["show", "evitt"], "no paper 'evitt'; there is evit"),
+        (["check"], "name the papers to check, or say --all"),
+        (["check", "evit", "--on", "spark"], "--on: expected ray or ray://host:port"),
+        (["check", "attsets", "--claim", "x"], "attsets has no claim 'x'"),
+        (["bench", "attsets"], "attsets has no benchmark"),
+        (["import", "nowhere.txt"], "nowhere.txt"),
+        (["import", "x.txt", "--edition", "31.12."], "expected a day such as 2025-12-31"),
+        (["data", "get", "cifar"], "no data set 'cifar'; there is"),
+        (["new", "Evit", "2202.07800"], "slug: expected a lower-case Python name"),
+    ]:
+        done = program(*arguments, home=tmp_path)
+        assert done.returncode == 1, done
+        assert words in done.stderr and done.stderr.startswith("error: ")
+        assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+
+
+def test_data_sets_are_listed_with_size_and_licence(papers):
+    known = json.loads(papers("data", "list", "--json").stdout)
+    names = {item["name"] for item in known}
+    assert {"fashion_mnist", "mnist", "minilm", "smollm2", "rated_sentences"} <= names
+    assert all(item["licence"] and item["megabytes"] > 0 for item in known)
+
+
+@pytest.fixture
+def measured(monkeypatch, tmp_path):
+    """A check that takes no time, and a place for its evidence."""
+    written = {}
+
+    def quick(card, claim, *, seeds=None, on_seed, **rest):
+        count = claim.seeds if seeds is None else seeds
+        ahead = 1 + 2 * abs(claim.margin) if claim.better == "higher" else 0.5
+        runs = tuple(Measurement(seed, ahead, 1.0) for seed in range(count))
+        twins = tuple(Measurement(seed, 1.0, 1.0) for seed in range(count))
+        for pair in zip(runs, twins, strict=True):
+            on_seed(pair)
+        digest = library.digest(card.slug)
+        return Evidence(claim.key, runs, twins, 1.5, digest, date(2026, 1, 2), {"python": "3"})
+
+    def record(slug, evidence):
+        written[slug, evidence.claim] = evidence
+        return tmp_path / "evidence.json"
+
+    monkeypatch.setattr(run, "run", quick)
+    monkeypatch.setattr(run, "record", record)
+    return written
+
+
+def test_check_prints_both_figures_draws_the_seeds_and_writes(papers, measured, tmp_path):
+    card = library.card("attsets")
+    claim = card.claims[0]
+    result = papers("check", "attsets", "--claim", claim.key)
+    assert claim.reported in result.stdout and claim.metric in result.stdout
+    assert set(measured) == {("attsets", claim.key)}
+    figure = tmp_path / "home" / "figures" / f"attsets-{claim.key}.svg"
+    assert figure.read_text().startswith("<svg")
+
+
+def test_check_with_too_few_seeds_prints_and_keeps_the_old(papers, measured):
+    card = library.card("attsets")
+    result = papers("check", "attsets", "--claim", card.claims[0].key, "--seeds", "1")
+    assert f"not written: the card asks for {card.claims[0].seeds} seeds" in result.stdout
+    assert measured == {}
+
+
+def test_check_all_covers_every_claim_of_every_paper(papers, measured):
+    told = json.loads(papers("check", "--all", "--json").stdout)
+    expected = [(c.slug, claim.key) for c in library.cards() for claim in c.claims]
+    assert [(line["paper"], line["claim"]) for line in told] == expected
+
+
+def test_check_stale_measures_what_has_no_verdict(papers, measured):
+    told = json.loads(papers("check", "--all", "--stale", "--json").stdout)
+    held = {(c.slug, k): v for c in library.cards() for k, v in library.verdicts(c).items()}
+    assert {(line["paper"], line["claim"]) for line in told} == {
+        k for k, v in held.items() if not v
+    }
