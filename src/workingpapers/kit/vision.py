@@ -24,9 +24,9 @@ def ensure_torchvision() -> ModuleType:
             raise
     for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
         del sys.modules[name]
-    declared = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    declared = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
-        declared.define(name + _NMS)  # type: ignore[no-untyped-call]
+        declared.define(name + _NMS)
     _FRAGMENTS.append(declared)
     return importlib.import_module("torchvision")
 
