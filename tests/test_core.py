@@ -206,6 +206,13 @@ def test_digest_covers_the_kit_that_a_check_imports(papers):
     assert {library.PACKAGE / "kit" / "timing.py", library.PACKAGE / "kit" / "__init__.py"} <= files
 
 
+def test_digest_covers_a_loader_but_not_how_it_finds_its_files(papers):
+    text = "from workingpapers.kit.data.fashion_mnist import fashion_mnist\ndef thing(x): ...\n"
+    (papers / "nothing" / "method.py").write_text(text)
+    names = {path.name for path in library.measured("nothing", papers)}
+    assert "fashion_mnist.py" in names and "source.py" not in names
+
+
 def test_stale_and_missing_evidence_give_no_verdict(papers):
     card, held = library.card("nothing", papers), evidence((-0.5, -0.5, -0.5))
     held = dataclasses.replace(held, claim="less", sources=library.digest("nothing", papers))
