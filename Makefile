@@ -87,7 +87,7 @@ wheel: .venv/ready-dev
 
 .venv-hub/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -m venv .venv-hub
-	@.venv-hub/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt -e '.[hub]' pytest hypothesis feedparser
+	@.venv-hub/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt -e '.[hub]' pytest hypothesis feedparser huggingface_hub
 	@touch $@
 
 clean:

@@ -105,10 +105,10 @@ class Catalog:
             if count.seen.get(paper_id, "same") == "same":
                 count.seen[paper_id] = outcome
         changed = [desk.now[i] for i in order if desk.outcome(i) != "same"]
-        keys = {paper.title: title_key(paper.title) for paper in changed}
-        names = (name for paper in changed for name in (*paper.authors, paper.organization))
-        keys |= {name: name_key(name) for name in names}
-        papers.save(db, changed, keys, self._clock())
+        titles = {paper.title: title_key(paper.title) for paper in changed}
+        people = (name for paper in changed for name in (*paper.authors, paper.organization))
+        names = {name: name_key(name) for name in people}
+        papers.save(db, changed, titles, names, self._clock())
         outbox.put(db, [*(paper.id for paper in changed), *desk.former])
         return order
 
@@ -126,7 +126,7 @@ class Catalog:
 
     def locate(self, db: Connection, names: Iterable[str]) -> dict[str, str]:
         """The id of today for each name that is a paper's id, a former one or an arXiv id."""
-        wanted = list(dict.fromkeys(names))
+        wanted = [name for name in dict.fromkeys(names) if _is_text(name)]
         meant = {name: [name] for name in wanted}
         for name in wanted:
             arxiv = identifiers.paper_id(name)
@@ -222,12 +222,13 @@ def merge(known: Paper, told: Paper, *, yielding: bool = False) -> Paper:
     people = first if first.authors else second if second.authors else None
     house = first if first.organization else second
     summary = first.summary or second.summary
+    own = [_own_abstract(paper) for paper in (first, second)]
     counts = (known, told) if yielding else (told, known)
     return Paper(
         id=known.id,
         title=first.title,
         authors=people.authors if people else (),
-        abstract=_own_abstract(first) or _own_abstract(second) or summary,
+        abstract=next((text for text in own if text and text != summary), summary),
         published=first.published,
         url=first.url or second.url,
         author_count=(
@@ -271,9 +272,16 @@ def fault(paper: Paper) -> str:
             return f"its {name} is longer than {longest:,} characters"
     if len(paper.authors) > 20_000:
         return "it has more than 20,000 authors"
-    try:
-        words = (paper.id, paper.title, paper.abstract, paper.summary, paper.url, paper.code)
-        "".join((*words, *paper.authors, *paper.fields, paper.organization)).encode()
-    except UnicodeEncodeError:
+    words = (paper.id, paper.title, paper.abstract, paper.summary, paper.url, paper.code)
+    if not _is_text("".join((*words, *paper.authors, *paper.fields, paper.organization))):
         return "it holds half of a surrogate pair, which is no text"
     return ""
+
+
+def _is_text(words: str) -> bool:
+    """Whether a database can hold it: JSON can carry halves of surrogate pairs, UTF-8 cannot."""
+    try:
+        words.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

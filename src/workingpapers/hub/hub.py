@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
+from threading import Lock
 from typing import Self, TypeVar
 
 from workingpapers.core.types import Paper
@@ -27,6 +28,7 @@ from workingpapers.hub.store.database import Connection, Store
 __all__ = ["Hub", "Listing", "Progress", "Report"]
 
 T = TypeVar("T")
+_READING = Lock()  # a shelf parses code for its digests; Python 3.11 cannot in two threads at once
 SMALL = 20_000  # papers whose index is made anew while a reader waits
 
 
@@ -202,6 +204,11 @@ class Hub:
             meant = self._catalog.locate(db, wanted)
             return self._entries(db, [meant[name] for name in wanted if name in meant])
 
+    def listed_on(self, ids: Iterable[str]) -> dict[str, date]:
+        """The last edition that listed each paper; those that none lists are left out."""
+        with self._store.reading() as db:
+            return editions.days_of(db, list(ids))
+
     def papers(
         self,
         limit: int = 50,
@@ -223,7 +230,7 @@ class Hub:
                 limit,
                 offset,
                 author=None if author is None else name_key(author),
-                organization=organization and (organization, name_key(organization)),
+                organization=(organization, name_key(organization)) if organization else None,
                 since=since,
                 until=until,
             )
@@ -232,7 +239,9 @@ class Hub:
     def board(self) -> tuple[Entry, ...]:
         """All papers that have a card, by title."""
         with self._store.reading() as db:
-            found = papers.find(db, self.shelf.by_paper())
+            with _READING:
+                cards = self.shelf.by_paper()
+            found = papers.find(db, cards)
         return self._joined(sorted(found.values(), key=lambda paper: paper.title.casefold()))
 
     # Search
@@ -303,4 +312,6 @@ class Hub:
         return self._joined(found[i] for i in wanted if i in found)
 
     def _joined(self, found: Iterable[Paper]) -> tuple[Entry, ...]:
-        return self.shelf.join((paper, 0, paper.comments) for paper in found)
+        signals = [(paper, 0, paper.comments) for paper in found]
+        with _READING:
+            return self.shelf.join(signals)

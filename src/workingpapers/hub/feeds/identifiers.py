@@ -27,8 +27,8 @@ _ADDRESS = re.compile(
     )/?(?P<rest>[^?\#]*)""",
     re.VERBOSE,
 )
-_PREFIX = re.compile(r"(?:doi:\s*)?10\.48550/arxiv[.:]|(?:oai:arxiv\.org|arxiv)\s*:\s*")
-_TAIL = re.compile(r"(?:\.pdf|\.md|\.html|/)+$|\s*\[[a-z-]+(?:\.[a-z-]+)?\]$")
+_PREFIX = re.compile(r"^(?:(?:doi:\s*)?10\.48550/arxiv[.:]|(?:oai:arxiv\.org|arxiv)\s*:\s*)")
+_TAIL = re.compile(r"(?:\.pdf|\.md|\.html|/)+$|\s*\[[a-z-]+(?:\.[a-z-]+)?\]?$")
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,33 +31,32 @@ def items(text: str) -> Iterator[tuple[str, Any] | Rejected]:
 
     Also takes JSON Lines.
     """
-    start = _NAMED.search(text) or _LIST.search(text)
+    start = _NAMED.search(text) or _LIST.match(text.lstrip())
     here = start.end() if start else 0
-    number, broken = 0, False
-    while here < len(text):
-        match = _NEXT.search(text, here)
-        if match is None:
-            break
+    number, broken, line, counted = 0, False, 1, 0
+    while match := _NEXT.search(text, here):
         here = match.start()
+        line, counted = line + text.count("\n", counted, here), here
+        place = f"entry {number + 1}" + (f", line {line}" if line > 1 else "")
         try:
             value, here = _DECODER.raw_decode(text, here)
         except (ValueError, RecursionError) as error:
             if not broken:  # name the hole once, not each brace in it
                 number += 1
-                yield Rejected(_place(text, number, here), _reason(text, error))
+                yield Rejected(place, _reason(text, error))
             broken = True
             here += 1
             continue
-        if broken and not _is_entry(value):
+        if broken and not (_is_entry(value) and _stands_alone(text, match.start())):
             continue  # a part of the broken entry
         broken = False
         number += 1
-        yield _place(text, number, match.start()), value
+        yield place, value
 
 
-def _place(text: str, number: int, here: int) -> str:
-    line = text.count("\n", 0, here) + 1
-    return f"entry {number}" if line == 1 else f"entry {number}, line {line}"
+def _stands_alone(text: str, here: int) -> bool:
+    """Whether the object that begins here is no value of another one."""
+    return text[max(0, here - 50) : here].rstrip()[-1:] != ":"
 
 
 def _reason(text: str, error: Exception) -> str:

@@ -46,6 +46,7 @@ def read(text: str, day: date | None, year: int | None, today: date) -> Reading:
         element.decompose()
     cards = tuple(_cards(soup))
     page = Page(_chip(soup), cards) if cards else saved_page.read(_text(soup))
+    year = year or _own_year(soup)
     edition = edition_day(page, day, year, today)
     whole_year = edition_year(page, edition, year, today)
     return Reading(NAME, edition, list(once(papers(page, edition, whole_year))))
@@ -129,6 +130,15 @@ def _stamp(article: Tag, lines: list[str]) -> Stamp | None:
         if exact:
             return Stamp(exact.month, exact.day, exact.year, comments)
         return Stamp(found.month, found.day, found.year, comments)
+    return None
+
+
+def _own_year(soup: BeautifulSoup) -> int | None:
+    """The year that the page leaves out, from a date that it gives to machines in full."""
+    for moment in soup.find_all("time", datetime=True):
+        shown, exact = stamp(tidy(moment.get_text(" "))), _iso(str(moment["datetime"]))
+        if shown and exact and shown.year is None:
+            return exact.year
     return None
 
 

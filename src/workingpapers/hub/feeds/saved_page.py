@@ -35,6 +35,7 @@ _ONE_LINE = re.compile(r"(.+?)\s*[·?]\s*([A-Z][a-z]{2,8}\.? \d.*)")
 _GLUED = re.compile(r"([A-Z][a-z]{2,8}\.? \d[\d, ]*)(\D.*)")
 _SLUG = re.compile(r"[A-Za-z0-9][\w.-]*")
 SHORT = 120  # characters: an organisation's line is shorter
+SCRAP = 80  # characters: what is no abstract in any case
 TITLE = 250  # characters: most titles are shorter, most abstracts longer
 
 
@@ -69,7 +70,7 @@ class _Reader:
     def line(self, number: int, text: str) -> None:
         if not text:
             self.open = False
-        elif text.casefold() in CHROME:
+        elif text.casefold() in CHROME or text.isdecimal():  # a lone number counts votes
             self.open = False
         elif found := _AUTHORS.fullmatch(text):
             self.count, self.open = int(found[1]), False
@@ -120,9 +121,12 @@ class _Reader:
         for here, block in enumerate(self.blocks):
             block.text = " ".join(block.text.split())
             after = self.blocks[here + 1] if here + 1 < len(self.blocks) else None
-            if len(group) > 1 and block.is_title and after and after.is_body:
-                yield group
-                group = []
+            if group and block.is_title and after and after.is_body:
+                if self.spaced and all(len(above.text) <= SCRAP for above in group):
+                    group = []  # what stood above the title, such as who sent it in
+                elif len(group) > 1:
+                    yield group
+                    group = []
             group.append(block)
         if group:
             yield group
@@ -135,7 +139,8 @@ class _Reader:
             body = " ".join(block.text for block in rest)
             slug, _, name = organization.partition(" ")
             if last and when is None:
-                reason = "the page ends inside this paper: no authors and no date follow"
+                missing = "no date" if self.count is not None else "no authors and no date"
+                reason = f"the page ends inside this paper, {missing} follow"
                 self.cards.append(Rejected(place, f"{reason}: {title.text[:60]!r}"))
             elif not body and title.is_title:
                 self.cards.append(Rejected(place, f"no abstract follows {title.text[:60]!r}"))

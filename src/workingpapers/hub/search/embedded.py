@@ -86,18 +86,21 @@ class Embedded:
             by_meaning = self._near(db, query, state, meaning)
         except EncoderMissing as error:
             return Found(tuple(by_words), False, f"Found by words alone: {error}.")
+        if by_meaning is None:
+            note = "Found by words alone: meaning is not indexed yet, run `papers index rebuild`."
+            return Found(tuple(by_words), False, note)
         if query.phrases:  # whoever quotes wants the very words
             exact = set(by_words)
             by_meaning = [paper_id for paper_id in by_meaning if paper_id in exact]
-        note = "" if meaning else "Found by words alone: meaning is not indexed yet."
-        return Found(tuple(fuse([by_words, by_meaning])), meaning is not None, note)
+        return Found(tuple(fuse([by_words, by_meaning])), True)
 
     def _near(
         self, db: Connection, query: Query, state: State, meaning: Meaning | None
-    ) -> list[str]:
+    ) -> list[str] | None:
+        """The papers near in meaning; None where this encoder has not encoded them."""
         encoder = self._encoder.get()
         if meaning is None or state.model != encoder.name:
-            return []
+            return None
         found = meaning.search(pack(encoder.encode([query.text])[0]), CANDIDATES)
         near = [key for key, cosine in found if cosine >= NEAR]
         papers = outbox.of_keys(db, state.model, near)

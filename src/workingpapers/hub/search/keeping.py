@@ -27,6 +27,7 @@ Progress = Callable[[int, int | None], None]
 WAIT = 600.0  # seconds for another process's long import to end
 BATCH = 10_000  # papers between two commits of the word index
 ENCODED = 256  # papers between two commits of vectors
+SLACK = 1_000  # former texts that a graph may hold in any case
 MANY = 1_000  # changes that are too many to be brought in beside a search
 
 
@@ -94,7 +95,7 @@ class Keeper:
         while (self._folder / f"words-{number}").exists():
             number += 1
         state = State(hub=hub, words=f"words-{number}")
-        words = Words(self._folder / state.words)
+        words = Words(self._folder / state.words, create=True)
         if work:
             work.all_words(words)
         state.write(self._folder)
@@ -210,7 +211,7 @@ class _Work:
                 path = self._keeper._folder / state.meaning
                 index = Meaning(encoder.dim, path, state.digest)
                 # Former texts stay in it, found by nobody, until they are too many.
-                if len(index) <= 1.2 * count + 1000:
+                if len(index) <= 1.2 * count + SLACK:
                     return index, state.last_key
         return Meaning(encoder.dim), 0
 

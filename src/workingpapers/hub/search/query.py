@@ -34,7 +34,8 @@ def parse(typed: str) -> Query:
     Query(text='speech of two people AND (NOT', words=('speech', 'two', 'people'),
     phrases=('two people',))
     """
-    typed = plain(typed[:LONGEST]).replace("\x00", " ").strip()
+    typed = typed[:LONGEST].encode("utf-8", "ignore").decode().replace("\x00", " ")
+    typed = plain(typed).strip()
     typed = re.sub("[“”„«»]", '"', typed)
     phrases = tuple(p for p in re.findall(r'"([^"]+)"', typed) if re.search(r"\w", p))
     text = " ".join(typed.replace('"', " ").split())

@@ -41,14 +41,17 @@ def _schema() -> tantivy.Schema:
 class Words:
     """One index on disk. Any number of processes read it; one writes, and others lock it out."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open the index in `folder`, or begin an empty one there.
+    def __init__(self, folder: Path, *, create: bool = False) -> None:
+        """Open the index in `folder`, or begin an empty one there with `create`.
 
         Raises:
-            Broken: there are files, but no index that can be read.
+            Broken: there is no index that can be read.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         self._meta = folder / "meta.json"
+        if create:
+            folder.mkdir(parents=True, exist_ok=True)
+        elif not self._meta.is_file():
+            raise Broken(f"the word index: {folder.name} is gone")
         self._analyzer = _analyzer()
         self._schema = _schema()
         try:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import date, datetime
 
-from sqlalchemy import Connection, delete, insert, select
+from sqlalchemy import Connection, delete, func, insert, select
 
 from workingpapers.hub.store import dialects
 from workingpapers.hub.store.schema import edition_entries, editions
@@ -25,6 +25,16 @@ def ids(db: Connection, day: date, limit: int | None = None, offset: int = 0) ->
     if limit is not None:
         statement = statement.limit(limit)
     return list(db.scalars(statement))
+
+
+def days_of(db: Connection, paper_ids: Sequence[str]) -> dict[str, date]:
+    """The last day on which each paper was listed; papers that no edition lists are left out."""
+    statement = (
+        select(edition_entries.c.paper_id, func.max(edition_entries.c.day))
+        .where(edition_entries.c.paper_id.in_(paper_ids))
+        .group_by(edition_entries.c.paper_id)
+    )
+    return dict(tuple(row) for row in db.execute(statement))
 
 
 def arrange(db: Connection, day: date, order: Sequence[str], now: datetime) -> None:

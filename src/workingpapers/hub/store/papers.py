@@ -77,22 +77,34 @@ def renamed(db: Connection, ids: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def save(db: Connection, made: Sequence[Paper], keys: Mapping[str, str], now: datetime) -> None:
+def save(
+    db: Connection,
+    made: Sequence[Paper],
+    titles: Mapping[str, str],
+    names: Mapping[str, str],
+    now: datetime,
+) -> None:
     """Write new papers and overwrite known ones.
 
     Args:
         db: a writing transaction.
         made: the papers, each id once.
-        keys: the title key of each title, the name key of each author and organisation.
+        titles: the title key of each title.
+        names: the name key of each author and organisation.
         now: what `added` and `changed` say.
     """
     if not made:
         return
-    dialects.upsert(db, papers, [_row(paper, keys, now) for paper in made], keep=("added",))
+    rows = [
+        _row(paper, now)
+        | {"title_key": titles[paper.title], "organization_key": names[paper.organization]}
+        for paper in made
+    ]
+    dialects.upsert(db, papers, rows, keep=("added",))
     for part in chunks(paper.id for paper in made):
         db.execute(delete(paper_authors).where(paper_authors.c.paper_id.in_(part)))
     authors = [
-        {"paper_id": paper.id, "position": n, "name": name, "name_key": keys[name]}
+        {"paper_id": paper.id, "position": n, "name": name, "name_key": names[name]}
         for paper in made
         for n, name in enumerate(paper.authors)
     ]
@@ -193,18 +205,16 @@ def _paper(row: Row[Any], authors: tuple[str, ...]) -> Paper:
     )
 
 
-def _row(paper: Paper, keys: Mapping[str, str], now: datetime) -> dict[str, Any]:
+def _row(paper: Paper, now: datetime) -> dict[str, Any]:
     return {
         "id": paper.id,
         "title": paper.title,
-        "title_key": keys[paper.title],
         "abstract": "" if paper.abstract == paper.summary else paper.abstract,
         "summary": paper.summary,
         "published": paper.published,
         "url": paper.url,
         "author_count": paper.author_count,
         "organization": paper.organization,
-        "organization_key": keys[paper.organization],
         "organization_slug": paper.organization_slug,
         "code": paper.code,
         "fields": list(paper.fields),

@@ -1,0 +1,235 @@
+import sqlite3
+from datetime import UTC, date, datetime, timedelta, timezone
+from threading import Thread
+
+import pytest
+from sqlalchemy import inspect, text
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from workingpapers.hub.store import database, dialects, editions, migrate, outbox, papers
+from workingpapers.hub.store.database import Store, StoreError
+from workingpapers.hub.store.migrate import Migration
+from workingpapers.hub.store.schema import UtcTime, metadata
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture
+def address(tmp_path):
+    return f"sqlite:///{tmp_path / 'deep' / 'hub.sqlite'}"
+
+
+@pytest.fixture
+def store(address):
+    opened = Store.open(address)
+    yield opened
+    opened.close()
+
+
+def save(db, *made):
+    titles = {paper.title: paper.title.lower() for paper in made}
+    names = {name: name.lower() for paper in made for name in (*paper.authors, paper.organization)}
+    papers.save(db, made, titles, names, NOW)
+
+
+def test_the_migrations_make_the_schema(store):
+    """What is built step by step is what the code believes in."""
+    with store.reading() as db:
+        found = inspect(db)
+        built = {name for name in found.get_table_names() if not name.startswith("sqlite_")}
+        assert built == {*metadata.tables, "migration"}
+        statements = set(db.scalars(text("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")))
+        for table in metadata.sorted_tables:
+            assert str(CreateTable(table).compile(db)).strip() in statements
+            for index in table.indexes:
+                assert str(CreateIndex(index).compile(db)) in statements
+
+
+def test_opening_twice_migrates_once(address, store):
+    with store.reading() as db:
+        first = database.told(db, "hub")
+        applied = db.execute(text("SELECT number, name, applied FROM migration")).all()
+    assert [row.number for row in applied] == list(range(1, len(migrate.found()) + 1))
+    again = Store.open(address)
+    with again.reading() as db:
+        assert database.told(db, "hub") == first
+        assert db.execute(text("SELECT number, name, applied FROM migration")).all() == applied
+    again.close()
+
+
+def test_a_migration_that_fails_leaves_nothing_behind(store):
+    def half(db):
+        db.execute(text("CREATE TABLE half (x INTEGER)"))
+        db.execute(text("INSERT INTO about VALUES ('half', 'done')"))
+        raise RuntimeError("out of paper")
+
+    def whole(db):
+        db.execute(text("CREATE TABLE whole (x INTEGER)"))
+
+    known = migrate.found()
+    number = len(known)
+    steps = [*known, Migration(number + 1, "whole", whole), Migration(number + 2, "half", half)]
+    with pytest.raises(RuntimeError, match="out of paper"):
+        migrate.migrate(store, steps)
+    with store.reading() as db:
+        tables = inspect(db).get_table_names()
+        assert "whole" in tables and "half" not in tables
+        assert database.told(db, "half") is None
+        assert db.scalar(text("SELECT max(number) FROM migration")) == number + 1
+    steps[-1] = Migration(number + 2, "half", lambda db: None)
+    assert [step.name for step in migrate.migrate(store, steps)] == ["half"]
+
+
+def test_a_newer_database_is_left_alone(address, store):
+    migrate.migrate(store, [*migrate.found(), Migration(len(migrate.found()) + 1, "x", print)])
+    with pytest.raises(StoreError, match="a newer Working Papers wrote it; update this one"):
+        Store.open(address)
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("nonsense", "expected sqlite:///path or postgresql"),
+        ("mysql://x/y", "'mysql' is neither sqlite nor postgresql"),
+        ("sqlite://", "SQLite needs a file"),
+        ("sqlite:///:memory:", "SQLite needs a file"),
+    ],
+)
+def test_wrong_addresses_are_explained(address, reason):
+    with pytest.raises(StoreError, match=reason):
+        Store.open(address)
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path):
+    path = tmp_path / "hub.sqlite"
+    path.write_bytes(b"Dear diary, " * 1000)
+    with pytest.raises(StoreError, match=r"hub\.sqlite cannot be opened: file is not a database"):
+        Store.open(f"sqlite:///{path}")
+
+
+def test_the_database_is_set_up_for_readers_beside_a_writer(store):
+    with store.reading() as db:
+        assert db.scalar(text("PRAGMA journal_mode")) == "wal"
+        assert db.scalar(text("PRAGMA foreign_keys")) == 1
+        assert db.scalar(text("PRAGMA busy_timeout")) == dialects.BUSY * 1000
+
+
+def test_readers_see_the_state_before_while_somebody_writes(store, new_paper):
+    with store.writing() as db:
+        save(db, new_paper("2401.00001"))
+        with store.reading() as other:
+            assert papers.count(other) == 0
+    with store.reading() as db:
+        assert papers.count(db) == 1
+
+
+def test_writers_wait_for_each_other(store, new_paper):
+    def write(number):
+        with store.writing() as db:
+            assert papers.count(db) >= 0  # a read first, which would spoil a late lock
+            save(db, new_paper(f"2401.{number:05d}"))
+
+    threads = [Thread(target=write, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with store.reading() as db:
+        assert papers.count(db) == 12
+
+
+def test_a_writer_that_waits_too_long_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(dialects, "BUSY", 0.05)
+    store = Store.open(f"sqlite:///{tmp_path / 'hub.sqlite'}")
+    other = sqlite3.connect(tmp_path / "hub.sqlite", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreError, match="another process kept the database"), store.writing():
+        pass
+    other.close()
+    store.close()
+
+
+def test_papers_come_back_as_they_went_in(store, new_paper):
+    full = new_paper(
+        "1808.00758",
+        authors=("Zoë Łódź", "Ada Stone"),
+        author_count=2,
+        organization="Tea Lab",
+        organization_slug="tealab",
+        code="https://github.com/tealab/lids",
+        fields=("tea", "lids"),
+        comments=7,
+        summary="Weighs teapots.",
+    )
+    bare = new_paper("1808.00759", authors=(), abstract="Short.", summary="Short.")
+    with store.writing() as db:
+        save(db, full, bare)
+    with store.reading() as db:
+        assert papers.find(db, [bare.id, full.id, "arxiv:none"]) == {full.id: full, bare.id: bare}
+
+
+def test_a_changed_paper_remembers_when_it_came(store, new_paper):
+    with store.writing() as db:
+        save(db, new_paper("1"))
+    later = NOW + timedelta(days=1)
+    with store.writing() as db:
+        papers.save(db, [new_paper("1", "Another", authors=())], {"Another": ""}, {"": ""}, later)
+        row = db.execute(text("SELECT added, changed FROM papers")).one()
+    assert row.added.startswith("2026-03-01") and row.changed.startswith("2026-03-02")
+
+
+def test_a_renamed_paper_keeps_all_that_refers_to_it(store, new_paper):
+    known = new_paper("x", id="title:x")
+    with store.writing() as db:
+        save(db, known)
+        editions.arrange(db, date(2025, 12, 31), [known.id], NOW)
+        outbox.store(db, "m", [outbox.Vector(0, known.id, "d", b"v")])
+    with store.writing() as db:
+        papers.rename(db, "title:x", "arxiv:1808.00758")
+    with store.reading() as db:
+        assert editions.ids(db, date(2025, 12, 31)) == ["arxiv:1808.00758"]
+        assert papers.find(db, ["arxiv:1808.00758"])["arxiv:1808.00758"].authors == known.authors
+        assert papers.renamed(db, ["title:x"]) == {"title:x": "arxiv:1808.00758"}
+        assert list(outbox.of_papers(db, "m", ["arxiv:1808.00758"])) == ["arxiv:1808.00758"]
+
+
+def test_moments_are_in_utc_and_need_a_zone(store):
+    east = datetime(2026, 3, 1, 13, tzinfo=timezone(timedelta(hours=1)))
+    with store.writing() as db:
+        editions.arrange(db, date(2025, 12, 31), [], east)
+        raw = db.scalar(text("SELECT added FROM editions"))
+    assert raw.startswith("2026-03-01 12:00:00")
+    assert UtcTime().process_result_value(datetime(2026, 3, 1, 12), None) == NOW
+    with pytest.raises(ValueError, match="a moment needs a time zone"):
+        UtcTime().process_bind_param(datetime(2026, 3, 1), None)
+
+
+def test_keys_of_vectors_are_never_used_again(store, new_paper):
+    with store.writing() as db:
+        save(db, new_paper("1"))
+        outbox.store(db, "m", [outbox.Vector(0, "arxiv:1", "a", b"1")])
+        outbox.store(db, "m", [outbox.Vector(0, "arxiv:1", "b", b"2")])
+        (vector,) = outbox.vectors_after(db, "m", 0, 10)
+        assert (vector.key, vector.digest) == (2, "b")
+        outbox.drop_stale(db, {"arxiv:1": "c"})
+        outbox.store(db, "m", [outbox.Vector(0, "arxiv:1", "c", b"3")])
+        assert outbox.of_keys(db, "m", [1, 2, 3]) == {3: "arxiv:1"}
+
+
+def test_only_one_module_names_a_dialect():
+    """The rest must run on PostgreSQL as it stands."""
+    folder = migrate.package.__path__[0] + "/.."
+    from pathlib import Path
+
+    for path in Path(folder).resolve().rglob("*.py"):
+        if path.name not in ("dialects.py",):
+            source = path.read_text(encoding="utf-8")
+            assert "dialects import sqlite" not in source
+            assert "PRAGMA" not in source
+
+
+def test_the_statements_compile_for_postgresql():
+    from sqlalchemy.dialects import postgresql
+
+    for table in metadata.sorted_tables:
+        assert "CREATE TABLE" in str(CreateTable(table).compile(dialect=postgresql.dialect()))
