@@ -23,4 +23,27 @@ autodoc_member_order = "bysource"
 nitpicky = False
 suppress_warnings = ["autodoc.mocked_object"]
 
+
+def shapes_as_list(app, what, name, obj, options, lines):
+    """Set each line of a docstring's `Shapes:` as an item; a deeper line goes on with the last."""
+    start = next((i for i, line in enumerate(lines) if line.strip() == "Shapes:"), None)
+    if start is None:
+        return
+    end = next((i for i in range(start + 1, len(lines)) if lines[i][:1].strip()), len(lines))
+    body = [line for line in lines[start + 1 : end] if line.strip()]
+    least = min((len(line) - len(line.lstrip()) for line in body), default=0)
+    items: list[str] = []
+    for line in body:
+        if items and len(line) - len(line.lstrip()) > least:
+            items[-1] += f" {line.strip()}"
+        else:
+            items.append(line.strip())
+    lines[start:end] = ["**Shapes**", "", *(f"- {item}" for item in items), ""]
+
+
+def setup(app):
+    """Run before napoleon, which would take the lines for a paragraph."""
+    app.connect("autodoc-process-docstring", shapes_as_list, priority=400)
+
+
 generate.method_pages(Path(__file__).parent / "methods")

@@ -179,7 +179,7 @@ class SoftHebbConv2d(nn.Module):
         *,
         adaptive: bool = False,
     ) -> None:
-        """Take one step of (3). With `adaptive`, a kernel's rate is eta |‖W_k‖ - 1|^0.5."""
+        """Take one step of (3); `adaptive` scales eta by the root of a length's distance from 1."""
         step = eta * self.delta(x)
         if adaptive:
             norms = self.weight.flatten(1).norm(dim=1)
