@@ -13,11 +13,12 @@ from workingpapers.core import library
 from workingpapers.hub.entries import Shelf
 from workingpapers.hub.hub import Hub
 from workingpapers.hub.settings import Settings
-from workingpapers.hub.web import api, errors, feed, huggingface, pages
+from workingpapers.hub.web import api, errors, feed, huggingface, pages, twins
 from workingpapers.hub.web.answers import Headers, Revalidation
 from workingpapers.hub.web.site import Site
 
-ROUTERS = (feed.router, huggingface.router, pages.router, api.router)  # in the order they are asked
+# In the order they are asked: what ends in .md or .json comes before the page it is a twin of.
+ROUTERS = (feed.router, huggingface.router, twins.router, pages.router, api.router)
 
 
 def create_app(settings: Settings, papers: Path = library.PAPERS, *, fill: bool = True) -> FastAPI:

@@ -79,10 +79,11 @@ def _entry(feed: Element, base: str, entry: Entry) -> None:
         _text(SubElement(item, "author"), "name", author)
     for field in fields(entry):
         SubElement(item, "category", term=_clean(field))
-    _text(item, "content", _content(entry)).set("type", "html")
+    _text(item, "content", content(entry)).set("type", "html")
 
 
-def _content(entry: Entry) -> str:
+def content(entry: Entry) -> str:
+    """An entry as a feed reader shows it, in HTML."""
     lines = [entry.paper.summary or entry.paper.abstract]
     if entry.card and entry.headline:
         standing = entry.headline

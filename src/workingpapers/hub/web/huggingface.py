@@ -1,8 +1,8 @@
 """Hugging Face's papers API, so that its client and its `hf papers` work against this hub.
 
-What the client reads from where (huggingface_hub 2.4): title, organization, project and code from
+What the client (huggingface_hub 2.4) reads from where: title, organization, project and code from
 the outer object alone; summary, authors and upvotes from `paper` first; `submitted_at` from the
-outer `publishedAt`. Times must end in Z. Our own fields ride along under names that theirs do not use.
+outer `publishedAt`. Times must end in Z. Our own fields ride along under names of their own.
 """
 
 import hashlib
