@@ -75,6 +75,16 @@ def test_search_without_an_encoder_says_so(papers, tmp_path, monkeypatch):
     assert found["entries"]
 
 
+def test_the_index_can_be_made_anew(papers, tmp_path):
+    papers("search", "attention")
+    for file in (tmp_path / "home" / "index").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"damaged")
+    assert "indexed" in papers("index", "rebuild").stdout
+    found = json.loads(papers("search", "drop tokens to speed up ViT", "--json").stdout)
+    assert found["meaning"] is True and found["entries"][0]["id"] == "arxiv:2202.07800"
+
+
 def test_import_reports_and_doing_it_again_changes_nothing(papers, tmp_path):
     file = tmp_path / "page.txt"
     file.write_text(page("On Gardening Networks", "Slow Attention Is Enough"))

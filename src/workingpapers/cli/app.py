@@ -24,6 +24,7 @@ app.command()(scaffold.new)
 app.command("import")(hub.import_)
 app.command()(hub.search)
 app.command()(hub.serve)
+app.add_typer(hub.index, name="index", help="The search indexes.")
 app.add_typer(methods.data, name="data", help="Data sets and models that checks use.")
 
 

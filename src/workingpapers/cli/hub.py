@@ -132,3 +132,23 @@ def import_(
             complain(f"{source}: {item.place}: {item.reason}")
     if any(report.rejected for report in reports.values()):
         raise typer.Exit(1)
+
+
+index = typer.Typer(no_args_is_help=True)
+
+
+@index.callback()
+def index_group() -> None:
+    """Keep `papers index rebuild` a command of a group."""
+
+
+@index.command("rebuild")
+def index_rebuild(json: Json = False) -> None:
+    """Make the search indexes anew from the database."""
+    with opened() as hub, progress() as bars:
+        bar = bars.add_task("indexing")
+        note = hub.rebuild_index(lambda done, total: bars.update(bar, completed=done, total=total))
+    if json:
+        print_json({"note": note})
+    else:
+        out.print(note or "indexed")
