@@ -16,7 +16,7 @@ run: .venv/ready
 serve: run
 
 test: .venv/ready-dev data lint
-	$(BIN)/pytest -q -m "not browser"
+	$(BIN)/pytest -q -m "not browser and not remeasure"
 	$(BIN)/pytest -q -m browser
 	$(MAKE) docs wheel hub-only
 	@echo "all green"
@@ -35,7 +35,7 @@ fast: .venv/ready-dev
 
 # Measures seed 0 of every claim again and compares with the evidence.
 slow: .venv/ready-dev data
-	$(BIN)/pytest -q -m slow
+	$(BIN)/pytest -q -m remeasure
 
 data: .venv/ready
 	@$(BIN)/papers data get $(DATA)

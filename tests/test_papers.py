@@ -20,8 +20,7 @@ def _claims():
     return [(card, claim) for card in library.cards() for claim in card.claims if not claim.timed]
 
 
-@pytest.mark.slow
-@pytest.mark.data
+@pytest.mark.remeasure
 @pytest.mark.parametrize(
     ("card", "claim"), _claims(), ids=lambda value: getattr(value, "slug", None) or value.key
 )
