@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from workingpapers.core.types import Paper
+from workingpapers.hub.entries import Shelf
 from workingpapers.hub.hub import Hub
 from workingpapers.hub.settings import Settings
 
@@ -116,7 +117,13 @@ def settings(tmp_path: Path) -> Settings:
     return Settings(tmp_path, f"sqlite:///{tmp_path / 'hub.sqlite'}")
 
 
+@pytest.fixture(scope="session")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+    """A shelf without cards: what is tested here needs none."""
+    return Shelf(tmp_path_factory.mktemp("papers"))
+
+
 @pytest.fixture
-def hub(settings: Settings, hashing: Hashing) -> Iterator[Hub]:
-    with Hub.open(settings, encoder=lambda: hashing) as opened:
+def hub(settings: Settings, bare: Shelf, hashing: Hashing) -> Iterator[Hub]:
+    with Hub.open(settings, bare, lambda: hashing) as opened:
         yield opened

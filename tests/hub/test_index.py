@@ -30,12 +30,12 @@ def papers(new_paper):
 
 
 @pytest.fixture
-def opened(settings, hashing):
+def opened(settings, bare, hashing):
     """Opens the hub again and again, as processes do."""
     hubs = []
 
     def open_again(encoder=None):
-        hubs.append(Hub.open(settings, encoder=encoder or (lambda: hashing)))
+        hubs.append(Hub.open(settings, bare, encoder or (lambda: hashing)))
         return hubs[-1]
 
     yield open_again

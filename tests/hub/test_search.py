@@ -16,10 +16,10 @@ BONE, LORA_MIXER, HYDRA, DYNAMIC_LRP = "2409.15371", "2507.00029", "2309.06922",
 
 
 @pytest.fixture(scope="module")
-def bundled(tmp_path_factory):
+def bundled(tmp_path_factory, bare):
     """The bundled edition with the bundled encoder."""
     home = tmp_path_factory.mktemp("bundled")
-    with Hub.open(Settings(home, f"sqlite:///{home / 'hub.sqlite'}")) as hub:
+    with Hub.open(Settings(home, f"sqlite:///{home / 'hub.sqlite'}"), bare) as hub:
         hub.fill()
         yield hub
 
@@ -118,11 +118,11 @@ def found(hub, query, **more):
 
 
 @pytest.fixture
-def by_words(settings):
+def by_words(settings, bare):
     def missing():
         raise EncoderMissing("install an encoder to search by meaning")
 
-    with Hub.open(settings, encoder=missing) as hub:
+    with Hub.open(settings, bare, missing) as hub:
         hub.add(PAPERS)
         yield hub
 

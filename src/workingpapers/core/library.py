@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 from workingpapers.core.codec import encode, read_card, read_evidence
 from workingpapers.core.places import home
@@ -12,6 +13,7 @@ from workingpapers.core.types import Card, Claim, Evidence, Verdict
 
 PACKAGE = Path(__file__).resolve().parents[1]
 PAPERS = PACKAGE / "papers"
+_PARSING = Lock()  # Python 3.11 fails where two threads parse at once
 # Finds files by the sha256 that a loader pins, so no change to it can change what a check reads.
 UNMEASURED = {PACKAGE / "kit" / "data" / "source.py"}
 
@@ -115,7 +117,7 @@ def measured(slug: str, papers: Path = PAPERS) -> set[Path]:
 
 def _imports(path: Path, slug: str, papers: Path) -> Iterator[Path]:
     own, kit = f"workingpapers.papers.{slug}", "workingpapers.kit"
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in ast.walk(_parsed(path)):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -135,7 +137,12 @@ def _imports(path: Path, slug: str, papers: Path) -> Iterator[Path]:
 @lru_cache(maxsize=1024)
 def _code(path: Path, _modified: int) -> str:
     """A file's syntax tree as text, the same on every Python that can parse it."""
-    return _shape(ast.parse(path.read_bytes()))
+    return _shape(_parsed(path))
+
+
+def _parsed(path: Path) -> ast.Module:
+    with _PARSING:
+        return ast.parse(path.read_bytes())
 
 
 def _shape(node: object) -> str:

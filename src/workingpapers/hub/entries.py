@@ -1,11 +1,17 @@
 """Paper, signals, card and verdicts joined: what every view shows."""
 
-from collections.abc import Iterable, Mapping
+import logging
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 from workingpapers.core import library
 from workingpapers.core.types import Card, Claim, Evidence, Paper, Verdict
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +62,37 @@ class Results:
 
 
 class Shelf:
-    """The cards and evidence on disk, read once for as long as the files stay as they are."""
+    """The cards and evidence on disk, read once for as long as the files stay as they are.
+
+    Threads may share it. A card that cannot be read is left out and logged: one wrong folder must
+    not take the whole page down.
+    """
 
     def __init__(self, papers: Path = library.PAPERS) -> None:
         self.papers = papers
         self._read: dict[str, tuple[Card, tuple[Standing, ...]]] = {}
         self._seen: object = None
+        self._looked = -math.inf
+        self._lock = Lock()
 
     def by_paper(self) -> Mapping[str, tuple[Card, tuple[Standing, ...]]]:
-        """Card and standings by `Paper.id`, fresh from disk where a file has changed."""
-        now = self._stamp()
-        if now != self._seen:
-            self._read = {c.paper: (c, self._standings(c)) for c in library.cards(self.papers)}
-            self._seen = now
-        return self._read
+        """Card and standings by `Paper.id`, at most a second behind the files."""
+        with self._lock:
+            now = time.monotonic()
+            if now - self._looked >= 1.0:
+                self._looked = now
+                stamp = self._stamp()
+                if stamp != self._seen:
+                    self._seen, self._read = stamp, dict(self._readable())
+            return self._read
+
+    def _readable(self) -> Iterator[tuple[str, tuple[Card, tuple[Standing, ...]]]]:
+        for slug in library.slugs(self.papers):
+            try:
+                card = library.card(slug, self.papers)
+                yield card.paper, (card, self._standings(card))
+            except (ValueError, SyntaxError) as error:
+                log.error("the card of %s is left out: %s", slug, error)
 
     def _stamp(self) -> object:
         files = [

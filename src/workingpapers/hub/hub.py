@@ -5,7 +5,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
-from threading import Lock
 from typing import Self, TypeVar
 
 from workingpapers.core.types import Paper
@@ -28,7 +27,6 @@ from workingpapers.hub.store.database import Connection, Store
 __all__ = ["Hub", "Listing", "Progress", "Report"]
 
 T = TypeVar("T")
-_READING = Lock()  # a shelf parses code for its digests; Python 3.11 cannot in two threads at once
 SMALL = 20_000  # papers whose index is made anew while a reader waits
 
 
@@ -239,8 +237,7 @@ class Hub:
     def board(self) -> tuple[Entry, ...]:
         """All papers that have a card, by title."""
         with self._store.reading() as db:
-            with _READING:
-                cards = self.shelf.by_paper()
+            cards = self.shelf.by_paper()
             found = papers.find(db, cards)
         return self._joined(sorted(found.values(), key=lambda paper: paper.title.casefold()))
 
@@ -313,5 +310,4 @@ class Hub:
 
     def _joined(self, found: Iterable[Paper]) -> tuple[Entry, ...]:
         signals = [(paper, 0, paper.comments) for paper in found]
-        with _READING:
-            return self.shelf.join(signals)
+        return self.shelf.join(signals)

@@ -50,7 +50,7 @@ def _sqlite(url: URL) -> Engine:
             "journal_mode = WAL",  # readers go on while somebody writes
             "synchronous = NORMAL",  # with WAL: a power cut loses the last commits, nothing else
             "foreign_keys = ON",
-            "cache_size = -65536",  # 64 MiB
+            "cache_size = -16384",  # 16 MiB; there are many readers
             "temp_store = MEMORY",
         ):
             connection.execute(f"PRAGMA {pragma}").close()
@@ -60,6 +60,8 @@ def _sqlite(url: URL) -> Engine:
         # A writer takes its lock first: one that has read before it would be refused at once,
         # without waiting, where somebody else wrote in between.
         writing = connection.get_execution_options().get(WRITING, False)
+        if writing:  # 256 MiB: keys come in no order, and their indexes should stay in memory
+            connection.exec_driver_sql("PRAGMA cache_size = -262144")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
     return engine

@@ -85,6 +85,7 @@ paper_authors = Table(
     Column("position", Integer, primary_key=True),
     Column("name", String, nullable=False),
     Column("name_key", String, nullable=False, index=True),  # case and accents folded
+    sqlite_with_rowid=False,  # the key is most of the row
 )
 
 # Ids that a paper had before a better source was read; old links go on working.
@@ -93,6 +94,7 @@ aliases = Table(
     metadata,
     Column("alias", String, primary_key=True),
     _paper(index=True),
+    sqlite_with_rowid=False,
 )
 
 editions = Table(
@@ -109,6 +111,7 @@ edition_entries = Table(
     Column("position", Integer, primary_key=True),
     _paper(index=True),
     UniqueConstraint("day", "paper_id"),
+    sqlite_with_rowid=False,
 )
 
 # The outbox of the search indexes: written with the paper, taken away once the indexes have it.

@@ -59,12 +59,14 @@ def up(db: Connection) -> None:
         Column("position", Integer, primary_key=True),
         Column("name", String, nullable=False),
         Column("name_key", String, nullable=False, index=True),
+        sqlite_with_rowid=False,
     )
     Table(
         "aliases",
         metadata,
         Column("alias", String, primary_key=True),
         Column("paper_id", String, paper(), nullable=False, index=True),
+        sqlite_with_rowid=False,
     )
     about = Table(
         "about",

@@ -39,5 +39,6 @@ def up(db: Connection) -> None:
         Column("position", Integer, primary_key=True),
         Column("paper_id", String, paper, nullable=False, index=True),
         UniqueConstraint("day", "paper_id"),
+        sqlite_with_rowid=False,
     )
     metadata.create_all(db, tables=[editions, entries])

@@ -1,0 +1,45 @@
+"""Cards and evidence as the hub reads them."""
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from workingpapers.core import library
+from workingpapers.hub.entries import Shelf
+
+
+@pytest.fixture
+def papers(tmp_path):
+    shutil.copytree(
+        library.PAPERS / "neuro_hebbian",
+        tmp_path / "neuro_hebbian",
+        ignore=shutil.ignore_patterns("*.safetensors", "__pycache__"),
+    )
+    return tmp_path
+
+
+def test_a_card_that_cannot_be_read_is_left_out_and_logged(papers, caplog):
+    broken = papers / "broken"
+    broken.mkdir()
+    (broken / "card.toml").write_text("paper = 7")
+    assert set(Shelf(papers).by_paper()) == {"arxiv:2303.00914"}
+    assert "the card of broken is left out" in caplog.text and "card.toml" in caplog.text
+
+
+def test_a_changed_card_is_read_again_within_a_second(papers, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("workingpapers.hub.entries.time.monotonic", lambda: clock[0])
+    shelf = Shelf(papers)
+    first = shelf.by_paper()["arxiv:2303.00914"][0]
+    path = papers / "neuro_hebbian" / "card.toml"
+    path.write_text(path.read_text().replace(first.title, "Another title"))
+    assert shelf.by_paper()["arxiv:2303.00914"][0].title == first.title
+    clock[0] = 1.5
+    assert shelf.by_paper()["arxiv:2303.00914"][0].title == "Another title"
+
+
+def test_threads_may_share_a_shelf_and_have_their_own(papers):
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: set(Shelf(papers).by_paper()), range(24)))
+    assert all(names == {"arxiv:2303.00914"} for names in found)
