@@ -5,9 +5,10 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 # What the tests on real data need; `papers data list` shows all there is.
-DATA := fashion_mnist mnist rated_sentences minilm smollm2
+DATA := fashion_mnist mnist rated_sentences minilm smollm2 citation photographs pictures \
+  food_reviews austen mlbench movielens meats
 
-.PHONY: run serve test check lint fast slow data browser docs paper evidence hub-only wheel clean
+.PHONY: run serve test check lint fast slow data collections browser docs paper evidence hub-only wheel clean
 .DELETE_ON_ERROR:
 
 run: .venv/ready
@@ -16,7 +17,7 @@ run: .venv/ready
 serve: run
 
 test: .venv/ready-dev data lint
-	$(BIN)/pytest -q -m "not browser and not remeasure"
+	$(BIN)/pytest -q -m "not browser and not collections and not remeasure"
 	$(BIN)/pytest -q -m browser
 	$(MAKE) docs wheel hub-only
 	@echo "all green"
@@ -32,6 +33,11 @@ lint: .venv/ready-dev
 
 fast: .venv/ready-dev
 	$(BIN)/pytest -q
+
+# The loaders of all data sets, those included that no check uses yet: 1 GB.
+collections: .venv/ready-dev
+	$(BIN)/papers data get --all
+	$(BIN)/pytest -q -m collections src/workingpapers/kit/data
 
 # Measures seed 0 of every claim again and compares with the evidence.
 slow: .venv/ready-dev data

@@ -454,6 +454,12 @@ def test_openapi_describes_the_api_and_only_it(client):
         "/api/v1/search",
         "/api/v1/editions/{day}",
         "/api/v1/claims",
+        "/api/daily_papers",
+        "/api/papers/search",
+        "/api/papers",
+        "/api/papers/{paper_id}",
+        "/api/arxiv/{paper_id}/repos",
+        "/papers/{paper_id}.md",
     }
     said = text(client.get("/api/docs").text)
     assert all(path in said for path in paths)

@@ -243,13 +243,19 @@ def data_list(json: Json = False) -> None:
 
 @data.command("get")
 def data_get(
-    names: Annotated[list[str], typer.Argument(help="Names from `papers data list`.")],
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names from `papers data list`.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="All there is, about 1 GB.")] = False,
     json: Json = False,
 ) -> None:
     """Fetch data sets without root, each file checked against its pinned sha256."""
     from workingpapers.kit.data import sources
 
+    if bool(names) == every:
+        raise ValueError("name the data sets to get, or say --all")
     known, done, failed = sources(), {}, False
+    names = names or list(known)
     for name in names:
         if name not in known:
             raise ValueError(f"no data set {name!r}; there is {', '.join(known)}")

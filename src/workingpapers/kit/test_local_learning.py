@@ -140,7 +140,9 @@ def test_phase_trains_one_stage_with_a_fresh_optimiser(data):
     moved = {n for n, p in trainer.network.named_parameters() if not torch.equal(p, before[n])}
     assert {name.split(".")[1] for name in moved} == {"1"} and len(moved) == 4
     trainer.begin(1)
-    assert not trainer._optimisers[1].state
+    assert not trainer.optimisers[1].state
+    trainer.begin(2)
+    assert all(p.grad is None for p in trainer.network.parameters())
     with pytest.raises(ValueError, match=r"phase must be in 0\.\.2, got 3"):
         trainer.begin(3)
 

@@ -85,10 +85,13 @@ def _deliver(source: Source, scratch: Path, payload: Path, report: Report) -> No
                 _from_npm(source, scratch, payload)
             case _:
                 raise TypeError(f"source must be of a known kind, got {type(source).__name__}")
-    except FetchError:
+    except FetchError as error:
         if not source.origin:
             raise
-        _from_origin(source, payload, report)
+        try:
+            _from_origin(source, payload, report)
+        except FetchError as another:
+            raise FetchError(f"{error}\n{another}") from None
 
 
 def _from_debian(source: DebianPackage, scratch: Path, payload: Path) -> None:

