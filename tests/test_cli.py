@@ -112,7 +112,7 @@ def test_mistakes_are_told_in_one_line(tmp_path):
         (["check"], "name the papers to check, or say --all"),
         (["check", "evit", "--on", "spark"], "--on: expected ray or ray://host:port"),
         (["check", "attsets", "--claim", "x"], "attsets has no claim 'x'"),
-        (["bench", "attsets"], "attsets has no benchmark"),
+        (["bench", "nobody"], "no paper 'nobody'; there is"),
         (["import", "nowhere.txt"], "nowhere.txt"),
         (["import", "x.txt", "--edition", "31.12."], "expected a day such as 2025-12-31"),
         (["data", "get", "cifar"], "no data set 'cifar'; there is"),
