@@ -45,7 +45,8 @@ def run(
 
 
 def _per_block(keep_rate: Any, depth: int) -> list[float]:
-    rates = [keep_rate] if isinstance(keep_rate, int | float) else list(keep_rate)
+    given = [keep_rate] if isinstance(keep_rate, int | float) else keep_rate
+    rates = [float(rate) for rate in given]
     return rates * depth if len(rates) == 1 else rates
 
 
