@@ -1,10 +1,9 @@
 """What training without backpropagation costs: time, memory and energy, each beside its twin.
 
 All on noise of Fashion-MNIST's shape, batches of 128, the paper's widths where they fit a minute.
-Expect Mono-Forward to need less time and memory than backpropagation, Forward-Forward about twice
-the time (every picture comes twice), direct feedback alignment about that of backpropagation, and
-predictors on random blocks, whose features are computed once, a small part of it. Whether energy
-was counted or estimated stands in the table.
+Expect activations to grow with depth under backpropagation and not under Mono-Forward, and
+predictors on random blocks to cost a small part of training the blocks, since features are computed
+once. Whether energy was counted or estimated stands in the table.
 """
 
 from collections.abc import Callable

@@ -13,8 +13,9 @@ either side of peft's LoRA by chance, and shows by how much chance alone can be 
 half, the sequential branch alone, would be a weak twin: it lost 2 points in each of seven pilots,
 and a check that it cannot pass would say nothing.)
 
-Expect little: in pilots Hydra and LoRA were within a point of each other on average. About two
-minutes for `transfer` and one for `text` on two idle cores.
+Expect little: in pilots Hydra and LoRA were within a point of each other on average. On one core
+four and a half minutes for `transfer` and two and a half for `text`; with `--jobs 2` on two cores
+somewhat more than half of that.
 
 `no-latency` times a ViT-B/16 with merged branches against the plain one, and requires its answers
 to be those of the branched one within 1e-5; the twin leaves the branches unmerged. A minute.

@@ -444,6 +444,6 @@ def test_a_merged_layer_costs_one_call_of_its_base():
 
 def test_the_folded_weight_is_not_the_layers_own():
     """A frozen bias that nothing is added to is copied, so that kept and merged do not share."""
-    made = layer(bias=False)
+    made = layer(r_seq=0, bias=False)
     assert made.folded()[1].data_ptr() != made.base.bias.data_ptr()
     assert sites.bias(made.base) is made.base.bias
