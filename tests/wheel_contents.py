@@ -17,7 +17,7 @@ def main(wheel: str) -> str:
     names = zipfile.ZipFile(wheel).namelist()
     missing = [name for name in WANTED if name not in names]
     missing += [e for e in (".html", ".css", ".js") if not any(n.endswith(e) for n in names)]
-    strays = [n for n in names if n.rsplit("/", 1)[-1].startswith("test_")]
+    strays = [n for n in names if n.rsplit("/", 1)[-1].startswith("test_") and n.endswith(".py")]
     strays += [n for n in names if n.endswith("golden.safetensors")]
     if missing or strays:
         sys.exit(f"wheel lacks {missing}, should not carry {strays}")
