@@ -1,5 +1,6 @@
 """Sphinx configuration. Method pages are written from the cards before every build."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ html_title = "Working Papers"
 html_static_path = ["_static"]
 exclude_patterns = ["_build"]
 autodoc_typehints = "none"
+napoleon_use_ivar = True
 autodoc_member_order = "bysource"
 nitpicky = False
 suppress_warnings = ["autodoc.mocked_object"]
@@ -34,7 +36,8 @@ def shapes_as_list(app, what, name, obj, options, lines):
     least = min((len(line) - len(line.lstrip()) for line in body), default=0)
     items: list[str] = []
     for line in body:
-        if items and len(line) - len(line.lstrip()) > least:
+        deeper = len(line) - len(line.lstrip()) > least
+        if items and (deeper or not re.match(r"[\w, *.]+:", line.strip())):
             items[-1] += f" {line.strip()}"
         else:
             items.append(line.strip())

@@ -114,7 +114,7 @@ def test_what_cannot_be_run_is_told(card, papers):
 def test_processes_and_ray_measure_what_one_process_measures():
     """On a real folder: other processes find no folder of a test's own."""
     card = library.card("attsets")
-    claim = card.claim("order")
+    claim = card.claim("pooling")
     alone = run.run(card, claim, seeds=2)
     spread = run.run(card, claim, seeds=2, jobs=2)
     cluster = run.run(card, claim, seeds=2, on="ray")

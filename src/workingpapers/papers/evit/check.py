@@ -14,7 +14,8 @@ once a seed. Forks go on from it with the same pictures in the same order: plain
 answers on the 10,000 test pictures, in points. "accuracy" is EViT against plain, and its ablated
 twin random against plain; "selection" is EViT against random, and its twin random against the
 other random. Expect, from pilot runs with seeds of 100 and above, falls of a quarter to half a
-point with EViT and of a point at random. 60 seconds a seed for both.
+point with EViT and of a quarter of a point to one at random. About 60 seconds a seed for both on
+two idle cores, two to three times that on a busy machine.
 
 The longer variant has ten times the steps. [ours], after the paper's table and ablations.
 """

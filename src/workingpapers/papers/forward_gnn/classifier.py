@@ -414,10 +414,8 @@ class ForwardGNN(NodeEstimator):
 class BackpropGNN(NodeEstimator):
     """Classify nodes with a GNN trained end to end: what `ForwardGNN` is compared with.
 
-    Args:
-        conv, hidden, num_layers, lr, weight_decay, epochs, patience, eval_every, random_state,
-            copy: as in `ForwardGNN`; the last layer is as wide as there are classes, and a last GAT
-            averages its heads.
+    All arguments are those of `ForwardGNN`; the last layer is as wide as there are classes, and a
+    last GAT averages its heads.
 
     Shapes:
         data: x `(n, features)`, edge_index `(2, edges)`, y and masks `(n,)`; see `Graph`.

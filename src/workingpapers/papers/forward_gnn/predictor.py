@@ -268,9 +268,7 @@ class ForwardLinkPredictor(LinkEstimator):
 class BackpropLinkPredictor(LinkEstimator):
     """Predict links with a GNN trained end to end: what `ForwardLinkPredictor` is compared with.
 
-    Args:
-        conv, hidden, num_layers, lr, weight_decay, epochs, patience, eval_every, random_state,
-            copy: as in `ForwardLinkPredictor`.
+    All arguments are those of `ForwardLinkPredictor`.
 
     Shapes:
         data: x `(n, features)`, edge_index `(2, edges)`, edge_label_index `(2, pairs)`, edge_label
