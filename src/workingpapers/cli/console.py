@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from workingpapers.core.codec import encode
+from workingpapers.core.figure import wording
 from workingpapers.core.types import Verdict
 
 out = Console()
@@ -37,8 +38,7 @@ def verdict_text(verdict: Verdict | None, scale: str = "exact", *, measured: boo
     """A verdict in words and colour; a check below exact scale speaks for this scale alone."""
     if verdict is None:
         return "[dim]stale[/]" if measured else "[dim]not measured[/]"
-    here = " here" if scale != "exact" and verdict is not Verdict.VOID else ""
-    return f"[{COLOURS[verdict]}]{verdict}{here}[/]"
+    return f"[{COLOURS[verdict]}]{wording(verdict, scale)}[/]"
 
 
 def table(*columns: str, rows: Iterable[Iterable[str]], title: str | None = None) -> Table:
