@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from workingpapers.kit.local_learning import Backprop, LocalTrainer, PhasedTrainer, saved_bytes
-from workingpapers.kit.timing import interleaved
+from workingpapers.kit.timing import interleaved, threads
 from workingpapers.papers.backprop_free.backprop import AdamW
 from workingpapers.papers.backprop_free.cascaded_forward import CascadedForwardNet
 from workingpapers.papers.backprop_free.check import Crossing, memory
@@ -222,7 +222,8 @@ def formulations(report: Callable[[str], None]) -> list[Row]:
     }
     rows: list[Row] = []
     for what, (theirs, ours) in cases.items():
-        taken = interleaved({"theirs": theirs, "ours": ours}, repeats=7)
+        with threads(1):
+            taken = interleaved({"theirs": theirs, "ours": ours}, repeats=7)
         rows.append(
             {
                 "what": what,
