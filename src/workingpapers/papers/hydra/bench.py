@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from workingpapers.kit.timing import interleaved
+from workingpapers.kit.vision import ensure_torchvision
 from workingpapers.papers.hydra.method import HydraLinear
 
 Row = dict[str, str | float]
@@ -30,6 +31,7 @@ class _FourProducts(nn.Module):
 
 
 def _forms(i: int, o: int) -> dict[str, nn.Module]:
+    ensure_torchvision()
     from peft import LoraConfig, get_peft_model
 
     with torch.random.fork_rng(devices=[]):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from workingpapers.kit.local_learning import saved_bytes
 from workingpapers.kit.timing import interleaved, threads
+from workingpapers.kit.vision import ensure_torchvision
 from workingpapers.papers.lora_mixer.method import MixerLinear
 
 Row = dict[str, str | float]
@@ -36,11 +37,9 @@ class _Looped(nn.Module):
 
 
 def _forms(experts: int) -> dict[str, nn.Module]:
+    ensure_torchvision()
     from peft import LoraConfig, get_peft_model
 
-    from workingpapers.kit.vision import ensure_torchvision
-
-    ensure_torchvision()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
 
