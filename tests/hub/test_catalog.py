@@ -17,8 +17,8 @@ DAY = date(2025, 12, 31)
 
 
 @pytest.fixture
-def store(tmp_path):
-    opened = Store.open(f"sqlite:///{tmp_path / 'hub.sqlite'}")
+def store(new_database):
+    opened = Store.open(new_database())
     yield opened
     opened.close()
 
@@ -327,3 +327,14 @@ def test_keys_are_stable(text):
     assert tidy(tidy(text)) == tidy(text)
     assert not any(sign.isspace() for sign in title_id(text))
     assert len(title_id(text * 50)) < 200
+
+
+def test_what_postgresql_cannot_hold_is_mended_or_refused_on_both(catalog, held, new_paper):
+    nul = new_paper("2401.00001", "A\x00B", authors=("Ada\x00Stone",), abstract="x\x00y")
+    huge = new_paper("2401.00002", comments=2**31)
+    many = new_paper("2401.00003", author_count=10**30)
+    assert counts(catalog.add([nul, huge, many])) == (1, 0, 0, 2)
+    assert counts(catalog.add([nul])) == (0, 0, 1, 0)
+    (paper,) = held().values()
+    assert (paper.title, paper.authors, paper.abstract) == ("A B", ("Ada Stone",), "x y")
+    assert catalog.add([huge]).rejected[0].reason.startswith("its comments is no number")

@@ -20,7 +20,14 @@ from workingpapers.hub.search.encode import EncoderMissing
 from workingpapers.hub.search.lock import Busy, locked
 from workingpapers.hub.search.meaning import Meaning
 from workingpapers.hub.search.words import Broken, Words
+from workingpapers.hub.settings import Settings
 from workingpapers.hub.store import outbox
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """Beside SQLite: on PostgreSQL there is no folder (test_search_postgres.py)."""
+    return Settings(tmp_path, f"sqlite:///{tmp_path / 'hub.sqlite'}")
 
 
 @pytest.fixture

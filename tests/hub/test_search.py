@@ -16,10 +16,10 @@ BONE, LORA_MIXER, HYDRA, DYNAMIC_LRP = "2409.15371", "2507.00029", "2309.06922",
 
 
 @pytest.fixture(scope="module")
-def bundled(tmp_path_factory, bare):
+def bundled(tmp_path_factory, module_database, bare):
     """The bundled edition with the bundled encoder."""
     home = tmp_path_factory.mktemp("bundled")
-    with Hub.open(Settings(home, f"sqlite:///{home / 'hub.sqlite'}"), bare) as hub:
+    with Hub.open(Settings(home, module_database()), bare) as hub:
         hub.fill()
         yield hub
 

@@ -1,22 +1,25 @@
 import sqlite3
+import sys
 from datetime import UTC, date, datetime, timedelta, timezone
 from threading import Thread
 
 import pytest
-from sqlalchemy import inspect, text
+from sqlalchemy import inspect, select, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from workingpapers.hub.store import database, dialects, editions, migrate, outbox, papers
+from workingpapers.hub.store import database, dialects, editions, migrate, outbox, papers, postgres
 from workingpapers.hub.store.database import Store, StoreError
 from workingpapers.hub.store.migrate import Migration
-from workingpapers.hub.store.schema import UtcTime, metadata
+from workingpapers.hub.store.schema import UtcTime, whole
+from workingpapers.hub.store.schema import papers as paper_table
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture
-def address(tmp_path):
-    return f"sqlite:///{tmp_path / 'deep' / 'hub.sqlite'}"
+def address(new_database):
+    return new_database()
 
 
 @pytest.fixture
@@ -32,18 +35,50 @@ def save(db, *made):
     papers.save(db, made, titles, names, NOW)
 
 
-def test_the_migrations_make_the_schema(store):
-    """What is built step by step is what the code believes in."""
+def tables_of(store):
+    """Name of each table, and all that the database knows of it."""
     with store.reading() as db:
         found = inspect(db)
-        built = {name for name in found.get_table_names() if not name.startswith("sqlite_")}
-        assert built == {*metadata.tables, "migration"}
+        names = {
+            name
+            for name in found.get_table_names()
+            if not name.startswith("sqlite_") and name not in postgres.derived.tables
+        }
+        return {
+            name: (
+                [{**c, "type": str(c["type"]), "comment": None} for c in found.get_columns(name)],
+                found.get_pk_constraint(name),
+                sorted(found.get_foreign_keys(name), key=str),
+                sorted(found.get_indexes(name), key=str),
+                sorted(found.get_unique_constraints(name), key=str),
+            )
+            for name in names
+        }
+
+
+def test_the_migrations_make_the_schema(store, new_database):
+    """What is built step by step is what the code believes in."""
+    built = tables_of(store)
+    believed = Store(dialects.connect(new_database(empty=True)))
+    with believed.writing() as db:
+        whole().create_all(db)
+    expected = tables_of(believed)
+    believed.close()
+    assert {name: built[name] for name in expected} == expected
+    assert {*built} - {*expected} == {"migration"}
+
+
+def test_the_migrations_make_the_schema_to_the_letter(tmp_path):
+    """Also what no database tells of its tables: without rowid, autoincrement."""
+    store = Store.open(f"sqlite:///{tmp_path / 'hub.sqlite'}")
+    with store.reading() as db:
         written = db.scalars(text("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL"))
         statements = {" ".join(statement.split()) for statement in written}
-        for table in metadata.sorted_tables:
+        for table in whole().sorted_tables:
             assert " ".join(str(CreateTable(table).compile(db)).split()) in statements
             for index in table.indexes:
                 assert str(CreateIndex(index).compile(db)) in statements
+    store.close()
 
 
 def test_opening_twice_migrates_once(address, store):
@@ -108,11 +143,13 @@ def test_a_file_that_is_no_database_is_named(tmp_path):
         Store.open(f"sqlite:///{path}")
 
 
-def test_the_database_is_set_up_for_readers_beside_a_writer(store):
+def test_the_database_is_set_up_for_readers_beside_a_writer(tmp_path):
+    store = Store.open(f"sqlite:///{tmp_path / 'deep' / 'hub.sqlite'}")
     with store.reading() as db:
         assert db.scalar(text("PRAGMA journal_mode")) == "wal"
         assert db.scalar(text("PRAGMA foreign_keys")) == 1
         assert db.scalar(text("PRAGMA busy_timeout")) == dialects.BUSY * 1000
+    store.close()
 
 
 def test_readers_see_the_state_before_while_somebody_writes(store, new_paper):
@@ -175,8 +212,8 @@ def test_a_changed_paper_remembers_when_it_came(store, new_paper):
     later = NOW + timedelta(days=1)
     with store.writing() as db:
         papers.save(db, [new_paper("1", "Another", authors=())], {"Another": ""}, {"": ""}, later)
-        row = db.execute(text("SELECT added, changed FROM papers")).one()
-    assert row.added.startswith("2026-03-01") and row.changed.startswith("2026-03-02")
+        row = db.execute(select(paper_table.c.added, paper_table.c.changed)).one()
+    assert (row.added, row.changed) == (NOW, later)
 
 
 def test_a_renamed_paper_keeps_all_that_refers_to_it(store, new_paper):
@@ -198,8 +235,9 @@ def test_moments_are_in_utc_and_need_a_zone(store):
     east = datetime(2026, 3, 1, 13, tzinfo=timezone(timedelta(hours=1)))
     with store.writing() as db:
         editions.arrange(db, date(2025, 12, 31), [], east)
-        raw = db.scalar(text("SELECT added FROM editions"))
-    assert raw.startswith("2026-03-01 12:00:00")
+        raw = db.scalar(text("SELECT CAST(added AS varchar) FROM editions"))
+        assert db.scalar(select(whole().tables["editions"].c.added)) == NOW
+    assert raw.startswith(("2026-03-01 12:00:00", "2026-03-01 13:00:00"))
     assert UtcTime().process_result_value(datetime(2026, 3, 1, 12), None) == NOW
     with pytest.raises(ValueError, match="a moment needs a time zone"):
         UtcTime().process_bind_param(datetime(2026, 3, 1), None)
@@ -232,5 +270,58 @@ def test_only_one_module_names_a_dialect():
 def test_the_statements_compile_for_postgresql():
     from sqlalchemy.dialects import postgresql
 
-    for table in metadata.sorted_tables:
+    for table in whole().sorted_tables:
         assert "CREATE TABLE" in str(CreateTable(table).compile(dialect=postgresql.dialect()))
+
+
+def test_a_nul_is_the_same_on_both(store):
+    with store.writing() as db:
+        database.tell(db, "name\x00", "a\x00b")
+        assert database.told(db, "name\x00") == database.told(db, "name\ufffd") == "a\ufffdb"
+
+
+@pytest.mark.postgres
+def test_on_postgresql_writers_wait_and_say_when_it_is_too_long(postgresql, monkeypatch):
+    with postgresql.database() as address:
+        store = Store.open(address)
+        monkeypatch.setattr(dialects, "BUSY", 0.05)
+        with store.writing():
+            with pytest.raises(StoreError, match="another process kept"), store.writing():
+                pass
+            with store.reading() as db:  # readers never wait
+                assert papers.count(db) == 0
+        store.close()
+
+
+@pytest.mark.postgres
+def test_on_postgresql_a_reader_sees_one_state_and_writes_nothing(postgresql):
+    with postgresql.database() as address:
+        store = Store.open(address)
+        with store.reading() as db:
+            assert database.told(db, "x") is None
+            with store.writing() as other:
+                database.tell(other, "x", "y")
+            assert database.told(db, "x") is None
+            with pytest.raises(DBAPIError, match="read-only transaction"):
+                database.tell(db, "x", "z")
+        store.close()
+
+
+@pytest.mark.postgres
+@pytest.mark.parametrize("name", ["postgres", "postgresql"])
+def test_hosts_short_forms_of_the_address_are_understood(postgresql, name):
+    with postgresql.database() as address:
+        store = Store.open(address.replace("postgresql+psycopg:", f"{name}:"))
+        assert store.is_postgresql
+        store.close()
+
+
+def test_a_server_that_is_not_there_is_named_without_its_password():
+    with pytest.raises(StoreError, match=r"postgresql\+psycopg://me:\*\*\*@127\.0\.0\.1:1/hub"):
+        Store.open("postgresql://me:secret@127.0.0.1:1/hub")
+
+
+def test_a_driver_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(StoreError, match=r"install workingpapers\[hub,postgres\]"):
+        Store.open("postgresql://127.0.0.1/hub")

@@ -44,20 +44,25 @@ PAGES = (
     "/evidence",
     "/evidence?verdict=holds&scale=toy",
     "/evidence?verdict=none-such",
+    "/trending",
+    "/week/2026-W01",
+    "/month/2025-12",
+    "/ranking",
+    "/changes",
     "/about/verdicts",
     "/api/docs",
 )
 
 
-def settings(home: Path, base: str = "https://papers.example") -> Settings:
-    return Settings(home, f"sqlite:///{home / 'hub.sqlite'}", base_url=base)
+def settings(home: Path, address: str, base: str = "https://papers.example") -> Settings:
+    return Settings(home, address, base_url=base)
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory):
+def client(tmp_path_factory, module_database):
     """The bundled edition with made-up cards, and an edition of hostile and old papers."""
     home = tmp_path_factory.mktemp("web")
-    app = create_app(settings(home), sample.sample_papers(home / "papers"))
+    app = create_app(settings(home, module_database()), sample.sample_papers(home / "papers"))
     with TestClient(app, base_url="https://papers.example") as client:
         app.state.hub.add([HOSTILE, OLD], date(2025, 12, 30))
         yield client
@@ -289,9 +294,9 @@ def test_verdict_page_explains_every_standing(client):
     assert all(f'id="{kind}"' in html for kind in KINDS)
 
 
-def test_a_hub_without_papers_says_how_to_get_some(tmp_path):
+def test_a_hub_without_papers_says_how_to_get_some(tmp_path, new_database):
     (tmp_path / "papers").mkdir()
-    app = create_app(settings(tmp_path), tmp_path / "papers", fill=False)
+    app = create_app(settings(tmp_path, new_database()), tmp_path / "papers", fill=False)
     with TestClient(app) as client:
         assert "papers import" in text(client.get("/").text)
         assert "No paper of this hub has a card yet" in client.get("/evidence").text
@@ -454,6 +459,18 @@ def test_openapi_describes_the_api_and_only_it(client):
         "/api/v1/search",
         "/api/v1/editions/{day}",
         "/api/v1/claims",
+        "/api/v1/trending",
+        "/api/v1/ranking",
+        "/api/v1/papers/{paper_id}/why",
+        "/api/v1/comments/{comment_id}",
+        "/api/v1/me",
+        "/api/v1/me/export",
+        "/api/v1/me/reading",
+        "/api/v1/papers/{paper_id}/comments",
+        "/api/v1/papers/{paper_id}/reading",
+        "/api/v1/papers/{paper_id}/vote",
+        "/api/v1/people/{name}",
+        "/api/v1/submissions",
         "/api/daily_papers",
         "/api/papers/search",
         "/api/papers",

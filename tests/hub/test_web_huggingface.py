@@ -12,7 +12,9 @@ import pytest
 import uvicorn
 from huggingface_hub import HfApi
 from huggingface_hub.errors import BadRequestError, HfHubHTTPError
+from starlette.exceptions import HTTPException
 
+from workingpapers.core import library
 from workingpapers.core.types import Paper
 from workingpapers.hub.app import create_app
 from workingpapers.hub.settings import Settings
@@ -22,10 +24,10 @@ OLD = Paper("arxiv:hep-th/9901001", "On Old Strings", ("A B",), "Old text.", dat
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server(tmp_path_factory, module_database):
     """The address of a hub with the bundled edition and one more of a week in spring."""
     home = tmp_path_factory.mktemp("hub")
-    app = create_app(Settings(home, f"sqlite:///{home / 'hub.sqlite'}"))
+    app = create_app(Settings(home, module_database()))
     running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
     thread = threading.Thread(target=running.run, daemon=True)
     thread.start()
@@ -97,15 +99,27 @@ def test_days_that_cannot_be_are_bad_requests(hf, asked):
 
 def test_windows_worked_by_hand():
     today = date(2026, 1, 1)
-    assert window(None, "2020-W53", None, today) == (date(2020, 12, 28), date(2021, 1, 3))
-    assert window(None, None, "2024-02", today) == (date(2024, 2, 1), date(2024, 2, 29))
-    assert window("2024-02-29", None, None, today) == (date(2024, 2, 29), date(2024, 2, 29))
+    for asked, first, last in [
+        ((None, "2020-W53", None), date(2020, 12, 28), date(2021, 1, 3)),
+        ((None, None, "2024-02"), date(2024, 2, 1), date(2024, 2, 29)),
+        (("2024-02-29", None, None), date(2024, 2, 29), date(2024, 2, 29)),
+    ]:
+        period = window(*asked, today)
+        assert (period.first, period.last) == (first, last)
+    assert window(None, None, None, today) is None
+    for wrong in [("2024-02", None, None), (None, "2024-02", None), (None, None, "2024-02-29")]:
+        with pytest.raises(HTTPException):
+            window(*wrong, today)
 
 
 def test_newest_first_without_a_day_and_both_sorts(hf):
     published = [paper.published_at for paper in hf.list_daily_papers(limit=100)]
     assert published == sorted(published, reverse=True) and len(published) == 40
-    assert next(hf.list_daily_papers(sort="trending", limit=1)).comments == 7
+    moving = list(hf.list_daily_papers(sort="trending", limit=100))
+    made = {card.paper.removeprefix("arxiv:") for card in library.cards()}
+    assert {paper.id for paper in moving} == made  # their methods came with the hub just now
+    again = list(hf.list_daily_papers(sort="trending", limit=2, p=1))
+    assert [paper.id for paper in again] == [paper.id for paper in moving[2:4]]
     assert list(hf.list_daily_papers(submitter="nobody")) == []
 
 

@@ -31,9 +31,9 @@ DAY = "/editions/2025-12-31"
 
 
 @pytest.fixture(scope="module")
-def client(tmp_path_factory):
+def client(tmp_path_factory, module_database):
     home = tmp_path_factory.mktemp("twins")
-    settings = Settings(home, f"sqlite:///{home / 'hub.sqlite'}", base_url="https://papers.example")
+    settings = Settings(home, module_database(), base_url="https://papers.example")
     app = create_app(settings, sample.sample_papers(home / "papers"))
     with TestClient(app) as client:
         app.state.hub.add([HOSTILE, *TWINS], date(2026, 1, 2))

@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from workingpapers.cli import hub, methods, scaffold
+from workingpapers.cli import hub, methods, people, restore, scaffold
 from workingpapers.cli.console import complain
 
 app = typer.Typer(
@@ -24,6 +24,9 @@ app.command()(scaffold.new)
 app.command("import")(hub.import_)
 app.command()(hub.search)
 app.command()(hub.serve)
+app.command()(restore.export)
+app.command()(restore.restore)
+app.command()(people.admin)
 app.add_typer(hub.index, name="index", help="The search indexes.")
 app.add_typer(methods.data, name="data", help="Data sets and models that checks use.")
 

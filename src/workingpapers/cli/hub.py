@@ -1,11 +1,14 @@
 """Commands on the page: import, search, serve."""
 
+import os
+from dataclasses import replace
 from datetime import date
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
+from workingpapers.cli import people
 from workingpapers.cli.console import complain, err, out, print_json, progress, verdict_text
 from workingpapers.core.codec import encode
 
@@ -77,9 +80,16 @@ def serve(
     from workingpapers.hub.app import create_app
     from workingpapers.hub.settings import Settings
 
-    opened().close()
-    app = create_app(Settings.from_environment())
+    settings = Settings.from_environment()
+    if "WORKINGPAPERS_URL" not in os.environ:  # links in mails lead to where it is served
+        settings = replace(settings, base_url=f"http://{host}:{port}")
+    with opened() as hub:
+        link = people.first_link(hub, settings.base_url)
+    app = create_app(settings)
     out.print(f"Working Papers on [bold]http://{host}:{port}[/] (stop with Ctrl-C)")
+    if link:
+        out.print("Nobody looks after this hub yet; within ten minutes, open")
+        out.print(link, soft_wrap=True)
     uvicorn.run(app, host=host, port=port, log_level="warning")
 
 

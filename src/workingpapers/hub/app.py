@@ -13,12 +13,42 @@ from workingpapers.core import library
 from workingpapers.hub.entries import Shelf
 from workingpapers.hub.hub import Hub
 from workingpapers.hub.settings import Settings
-from workingpapers.hub.web import api, errors, feed, huggingface, pages, twins
+from workingpapers.hub.web import (
+    account,
+    admin,
+    api,
+    changes,
+    community,
+    errors,
+    feed,
+    huggingface,
+    pages,
+    people_api,
+    rankings,
+    signing,
+    twins,
+)
 from workingpapers.hub.web.answers import Headers, Revalidation
+from workingpapers.hub.web.limits import Limited
 from workingpapers.hub.web.site import Site
+from workingpapers.hub.web.visitor import Visitor
 
 # In the order they are asked: what ends in .md or .json comes before the page it is a twin of.
-ROUTERS = (feed.router, huggingface.router, twins.router, pages.router, api.router)
+ROUTERS = (
+    feed.router,
+    changes.router,
+    huggingface.router,
+    twins.router,
+    rankings.router,
+    signing.router,
+    account.router,
+    community.router,
+    admin.router,
+    pages.router,
+    rankings.v1,
+    people_api.router,
+    api.router,
+)
 
 
 def create_app(settings: Settings, papers: Path = library.PAPERS, *, fill: bool = True) -> FastAPI:
@@ -53,11 +83,12 @@ def create_app(settings: Settings, papers: Path = library.PAPERS, *, fill: bool 
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.state.site = Site(settings)
+    app.state.site = Site(settings, Visitor)
     for router in ROUTERS:
         app.include_router(router)
     errors.install(app)
     app.add_middleware(Revalidation)
     app.add_middleware(GZipMiddleware, minimum_size=1024)
+    app.add_middleware(Limited)
     app.add_middleware(Headers, secure=settings.base_url.startswith("https:"))
     return app

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from itertools import islice
+from typing import Any
 
 from workingpapers.core.types import Paper
 from workingpapers.hub.feeds import identifiers
@@ -16,6 +17,7 @@ from workingpapers.hub.store.database import Connection, Store
 Progress = Callable[[int, int | None], None]  # (done, of how many or None where that is unknown)
 
 BATCH = 5_000  # records in one transaction: other writers wait less than two seconds
+LARGEST = 2**31  # whole numbers beyond do not fit into PostgreSQL's columns
 LONGEST = {"id": 300, "title": 2_000, "abstract": 50_000, "url": 2_000}
 
 
@@ -255,10 +257,24 @@ def _good(batch: Iterable[Paper | Rejected], rejected: list[Rejected]) -> Iterat
     for record in batch:
         if isinstance(record, Rejected):
             rejected.append(record)
-        elif reason := fault(record):
-            rejected.append(Rejected(record.id[:80] or "a paper without id", reason))
+            continue
+        paper = _without_nul(record)
+        if reason := fault(paper):
+            rejected.append(Rejected(paper.id[:80] or "a paper without id", reason))
         else:
-            yield record
+            yield paper
+
+
+def _without_nul(paper: Paper) -> Paper:
+    """The paper with spaces for NUL characters, which PostgreSQL cannot hold in a text."""
+    changed: dict[str, Any] = {}
+    for part_of in dataclasses.fields(paper):
+        value = getattr(paper, part_of.name)
+        if isinstance(value, str) and "\x00" in value:
+            changed[part_of.name] = value.replace("\x00", " ")
+        elif isinstance(value, tuple) and any("\x00" in part for part in value):
+            changed[part_of.name] = tuple(part.replace("\x00", " ") for part in value)
+    return dataclasses.replace(paper, **changed) if changed else paper
 
 
 def fault(paper: Paper) -> str:
@@ -270,6 +286,9 @@ def fault(paper: Paper) -> str:
     for name, longest in LONGEST.items():
         if len(getattr(paper, name)) > longest:
             return f"its {name} is longer than {longest:,} characters"
+    for name in ("author_count", "comments"):
+        if not -LARGEST < (getattr(paper, name) or 0) < LARGEST:
+            return f"its {name} is no number that anybody would count to"
     if len(paper.authors) > 20_000:
         return "it has more than 20,000 authors"
     words = (paper.id, paper.title, paper.abstract, paper.summary, paper.url, paper.code)
@@ -280,6 +299,8 @@ def fault(paper: Paper) -> str:
 
 def _is_text(words: str) -> bool:
     """Whether a database can hold it: JSON can carry halves of surrogate pairs, UTF-8 cannot."""
+    if "\x00" in words:
+        return False
     try:
         words.encode()
     except UnicodeEncodeError:

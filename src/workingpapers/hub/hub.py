@@ -1,28 +1,36 @@
 """The hub in one object: what pages, API and command line need of papers."""
 
-from collections.abc import Callable, Iterable
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Self, TypeVar
 
 from workingpapers.core.types import Paper
+from workingpapers.hub import archive
 from workingpapers.hub.catalog import Catalog, Progress, Report
 from workingpapers.hub.entries import Entry, Results, Shelf
 from workingpapers.hub.feeds import bundled, identifiers
 from workingpapers.hub.feeds.keys import name_key
 from workingpapers.hub.feeds.reading import read, read_file
 from workingpapers.hub.feeds.records import Reading, Rejected
+from workingpapers.hub.people.people import People
 from workingpapers.hub.search import encode
-from workingpapers.hub.search.embedded import Embedded, LazyEncoder
-from workingpapers.hub.search.encode import Encoder
-from workingpapers.hub.search.keeping import MANY, Keeper
+from workingpapers.hub.search.encode import Encoder, LazyEncoder
+from workingpapers.hub.search.engine import MANY, Broken, open_engine
 from workingpapers.hub.search.lock import Busy
-from workingpapers.hub.search.words import Broken
 from workingpapers.hub.settings import Settings
-from workingpapers.hub.store import editions, papers
-from workingpapers.hub.store.database import Connection, Store
+from workingpapers.hub.store import editions, events, papers, rankings, votes
+from workingpapers.hub.store.database import Connection, Store, StoreError
+from workingpapers.hub.trending import evidence, periods, shown
+from workingpapers.hub.trending.integrity import Integrity
+from workingpapers.hub.trending.periods import Period, Window
+from workingpapers.hub.trending.shown import Change, Ranking
+from workingpapers.hub.trending.trending import Trending
+
+log = logging.getLogger(__name__)
 
 __all__ = ["Hub", "Listing", "Progress", "Report"]
 
@@ -52,10 +60,12 @@ class Hub:
         self.shelf = shelf or Shelf()
         self._store = store
         self._catalog = Catalog(store)
+        self.people = People(store, settings)
+        self.trending = Trending(store, settings.freeze_hour)
+        self.integrity = Integrity(store)
+        self._noticed: object = None  # the shelf whose news are in the log
         lazy = LazyEncoder(encoder or (lambda: encode.load(settings.encoder)))
-        folder = settings.home / "index"
-        self._keeper = Keeper(store, folder, lazy)
-        self._index = Embedded(folder, lazy)
+        self._index = open_engine(store, settings.home / "index", lazy)
 
     @classmethod
     def open(
@@ -75,7 +85,9 @@ class Hub:
             StoreError: the database cannot be used; the message says what to do.
         """
         settings.home.mkdir(parents=True, exist_ok=True)
-        return cls(settings, Store.open(settings.database_url), shelf, encoder)
+        hub = cls(settings, Store.open(settings.database_url), shelf, encoder)
+        hub._notice()
+        return hub
 
     def close(self) -> None:
         """Let go of database and indexes."""
@@ -96,6 +108,7 @@ class Hub:
             self._catalog.add(edition.records, edition.day, on_progress, yielding=True)
             for edition in bundled.editions()
         ]
+        self._notice()
         self.index(on_index)
         return Report(
             new=sum(report.new for report in reports),
@@ -120,6 +133,7 @@ class Hub:
             on_index: told how many are indexed, and then how many are encoded.
         """
         report = self._catalog.add(records, edition, on_progress)
+        self._notice()
         self.index(on_index)
         return report
 
@@ -171,12 +185,38 @@ class Hub:
         Raises:
             Busy: another process has been indexing for ten minutes.
         """
-        return self._keeper.catch_up(on_progress)
+        return self._index.catch_up(on_progress)
 
     def rebuild_index(self, on_progress: Progress | None = None) -> str:
         """Make the search indexes anew from the database; returns a note, or nothing."""
-        self._index.forget()
-        return self._keeper.rebuild(on_progress)
+        return self._index.rebuild(on_progress)
+
+    # All of it
+
+    def export(
+        self, path: Path, *, sqlite: bool = False, on_progress: Progress | None = None
+    ) -> archive.Manifest:
+        """Write the whole hub to a folder, .tar.gz or .zip; see `archive.export`."""
+        return archive.export(self._store, path, sqlite=sqlite, on_progress=on_progress)
+
+    def restore(
+        self,
+        path: Path,
+        *,
+        replace: bool = False,
+        on_progress: Progress | None = None,
+        on_index: Progress | None = None,
+    ) -> archive.Manifest:
+        """Fill the hub with what `export` wrote, and index it; see `archive.restore`."""
+        manifest = archive.restore(
+            self._store,
+            path,
+            replace=replace,
+            before_commit=self._index.discard,
+            on_progress=on_progress,
+        )
+        self.rebuild_index(on_index)
+        return manifest
 
     # Papers out
 
@@ -187,8 +227,30 @@ class Hub:
 
     def edition(self, day: date, limit: int | None = None, offset: int = 0) -> tuple[Entry, ...]:
         """An edition in the order of its page; empty where there is none."""
+        return self.ranking(periods.of_day(day), limit, offset).entries
+
+    def ranking(
+        self,
+        among: Period | Window,
+        limit: int | None = None,
+        offset: int = 0,
+        at: datetime | None = None,
+    ) -> Ranking:
+        """A day, week or month of editions, or what moves in a window, with the reasons.
+
+        Args:
+            among: the period, or the rolling window.
+            limit: at most so many papers.
+            offset: leave out so many first.
+            at: rank for this moment instead of now.
+        """
+        if isinstance(among, Period):
+            page = self.trending.period(among, limit, offset, at)
+        else:
+            page = self.trending.rolling(among, limit, offset, at)
         with self._store.reading() as db:
-            return self._entries(db, editions.ids(db, day, limit, offset))
+            found = self._entries(db, [one.paper_id for one in page.ranked])
+        return shown.ranking(page, found)
 
     def entry(self, paper_id: str) -> Entry | None:
         """One paper, by its id, a former id, or any form of its arXiv id."""
@@ -202,10 +264,17 @@ class Hub:
             meant = self._catalog.locate(db, wanted)
             return self._entries(db, [meant[name] for name in wanted if name in meant])
 
-    def listed_on(self, ids: Iterable[str]) -> dict[str, date]:
-        """The last edition that listed each paper; those that none lists are left out."""
+    def listed_on(
+        self, ids: Iterable[str], first: date = date.min, last: date = date.max
+    ) -> dict[str, date]:
+        """The last edition of these days that listed each paper; the others are left out."""
         with self._store.reading() as db:
-            return editions.days_of(db, list(ids))
+            return editions.days_of(db, list(ids), first, last)
+
+    def newest(self, limit: int = 50, offset: int = 0) -> tuple[Entry, ...]:
+        """Papers that any edition listed, by publication, the newest first."""
+        with self._store.reading() as db:
+            return self._entries(db, rankings.newest(db, limit, offset))
 
     def papers(
         self,
@@ -232,14 +301,21 @@ class Hub:
                 since=since,
                 until=until,
             )
-        return Listing(self._joined(found), total)
+            return Listing(self._joined(db, found), total)
 
     def board(self) -> tuple[Entry, ...]:
         """All papers that have a card, by title."""
         with self._store.reading() as db:
             cards = self.shelf.by_paper()
-            found = papers.find(db, cards)
-        return self._joined(sorted(found.values(), key=lambda paper: paper.title.casefold()))
+            found = papers.find(db, cards).values()
+            return self._joined(db, sorted(found, key=lambda paper: paper.title.casefold()))
+
+    def changes(self, limit: int = 50, offset: int = 0) -> list[Change]:
+        """Verdicts that are new or changed, the latest first."""
+        with self._store.reading() as db:
+            told = events.read(db, kinds=["verdict"], newest_first=True, limit=limit, offset=offset)
+            found = self._entries(db, dict.fromkeys(event.paper_id for event in told))
+        return shown.changes(told, found)
 
     # Search
 
@@ -274,10 +350,10 @@ class Hub:
 
     def _freshened(self) -> str:
         """Bring in a few late changes, such as a killed import's; returns a note."""
-        behind = self._keeper.behind()
+        behind = self._index.behind()
         if 0 < behind < MANY:
             with suppress(Busy):
-                return self._keeper.catch_up(wait=0)
+                return self._index.catch_up(wait=0)
         return "Some papers are still being indexed." if behind else ""
 
     def _asked(self, ask: Callable[[Connection], T]) -> tuple[T | None, str]:
@@ -299,15 +375,29 @@ class Hub:
         if count > SMALL:
             return "There is no search index: run `papers index rebuild`."
         try:
-            return self._keeper.catch_up(wait=5)
+            return self._index.catch_up(wait=5)
         except Busy:
             return "The papers are being indexed; search again in a minute."
+
+    def _notice(self) -> None:
+        """Put what is new on the shelf into the log of events."""
+        self._noticed = shelf = self.shelf.by_paper()
+        try:
+            evidence.notice(self._store, shelf, datetime.now(UTC))
+        except StoreError as error:  # the next reading of the shelf finds it again
+            log.warning("what is new on the shelf was not recorded: %s", error)
 
     def _entries(self, db: Connection, ids: Iterable[str]) -> tuple[Entry, ...]:
         wanted = list(ids)
         found = papers.find(db, wanted)
-        return self._joined(found[i] for i in wanted if i in found)
+        return self._joined(db, [found[i] for i in wanted if i in found])
 
-    def _joined(self, found: Iterable[Paper]) -> tuple[Entry, ...]:
-        signals = [(paper, 0, paper.comments) for paper in found]
+    def _joined(self, db: Connection, found: Sequence[Paper]) -> tuple[Entry, ...]:
+        if self.shelf.by_paper() is not self._noticed:
+            self._notice()
+        counts = votes.counts(db, [paper.id for paper in found])
+        signals = []
+        for paper in found:
+            cast, said = counts.get(paper.id, (0, 0))
+            signals.append((paper, cast, paper.comments + said))
         return self.shelf.join(signals)

@@ -4,66 +4,34 @@ The database is the truth. It notes each changed paper in an outbox, in the tran
 change; `Keeper` (keeping.py) brings the indexes up to date from there, and `Embedded` reads them.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-from workingpapers.hub.search.encode import Encoder, EncoderMissing
-from workingpapers.hub.search.fuse import fuse
+from workingpapers.hub.search.encode import EncoderMissing, LazyEncoder
+from workingpapers.hub.search.engine import (
+    CANDIDATES,
+    NEAR,
+    NOT_ENCODED,
+    WAIT,
+    Broken,
+    Found,
+    Progress,
+    joined,
+)
+from workingpapers.hub.search.keeping import Keeper
 from workingpapers.hub.search.meaning import Meaning, pack
 from workingpapers.hub.search.query import Query, parse
 from workingpapers.hub.search.state import State
-from workingpapers.hub.search.words import Broken, Words
+from workingpapers.hub.search.words import Words
 from workingpapers.hub.store import outbox
-from workingpapers.hub.store.database import Connection
-
-CANDIDATES = 200  # taken from each search before they are fused
-# Cosine below which a text has nothing to do with the query: over the bundled papers, made-up
-# words and foreign subjects stay below it, and the answers that a reader expects well above.
-NEAR = 0.23
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """Ids, best first."""
-
-    ids: tuple[str, ...]
-    meaning: bool  # whether meaning had a say
-    note: str = ""
-
-
-class LazyEncoder:
-    """Loads the encoder when it is first needed, once; remembers where that failed."""
-
-    def __init__(self, load: Callable[[], Encoder]) -> None:
-        self._load = load
-        self._lock = Lock()
-        self._encoder: Encoder | None = None
-        self._missing = ""
-
-    def get(self) -> Encoder:
-        """The encoder.
-
-        Raises:
-            EncoderMissing: with the reason of the first try.
-        """
-        with self._lock:
-            if self._missing:
-                raise EncoderMissing(self._missing)
-            if self._encoder is None:
-                try:
-                    self._encoder = self._load()
-                except EncoderMissing as error:
-                    self._missing = str(error)
-                    raise
-            return self._encoder
+from workingpapers.hub.store.database import Connection, Store
 
 
 class Embedded:
     """Reads the indexes of one folder; notices when another process has moved them on."""
 
-    def __init__(self, folder: Path, encoder: LazyEncoder) -> None:
+    def __init__(self, store: Store, folder: Path, encoder: LazyEncoder) -> None:
+        self._keeper = Keeper(store, folder, encoder)
         self._folder = folder
         self._encoder = encoder
         self._lock = Lock()
@@ -87,12 +55,8 @@ class Embedded:
         except EncoderMissing as error:
             return Found(tuple(by_words), False, f"Found by words alone: {error}.")
         if by_meaning is None:
-            note = "Found by words alone: meaning is not indexed yet, run `papers index rebuild`."
-            return Found(tuple(by_words), False, note)
-        if query.phrases:  # whoever quotes wants the very words
-            exact = set(by_words)
-            by_meaning = [paper_id for paper_id in by_meaning if paper_id in exact]
-        return Found(tuple(fuse([by_words, by_meaning])), True)
+            return Found(tuple(by_words), False, NOT_ENCODED)
+        return joined(query, by_words, by_meaning)
 
     def _near(
         self, db: Connection, query: Query, state: State, meaning: Meaning | None
@@ -137,6 +101,24 @@ class Embedded:
                     self._meaning = Meaning(state.dim, path, state.digest, view=True)
             self._state = state
             return state, self._words, self._meaning
+
+    def behind(self) -> int:
+        """How many changes the indexes have not seen, counted up to `MANY`."""
+        return self._keeper.behind()
+
+    def catch_up(self, on_progress: Progress | None = None, wait: float = WAIT) -> str:
+        """Bring the indexes up to date; returns a note for the reader, or nothing."""
+        return self._keeper.catch_up(on_progress, wait)
+
+    def rebuild(self, on_progress: Progress | None = None, wait: float = WAIT) -> str:
+        """Make both indexes anew; texts that are encoded already are not encoded again."""
+        self.forget()
+        return self._keeper.rebuild(on_progress, wait)
+
+    def discard(self) -> None:
+        """Take the index for missing, since the papers are about to be others."""
+        (self._folder / "state.json").unlink(missing_ok=True)
+        self.forget()
 
     def forget(self) -> None:
         """Let go of all files; the next search opens them again."""

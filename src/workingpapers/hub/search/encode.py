@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -40,6 +41,33 @@ class Encoder(Protocol):
 
     def encode(self, texts: Sequence[str]) -> Vectors:
         """One unit vector per text, `(n, dim)`."""
+
+
+class LazyEncoder:
+    """Loads the encoder when it is first needed, once; remembers where that failed."""
+
+    def __init__(self, load: Callable[[], Encoder]) -> None:
+        self._load = load
+        self._lock = Lock()
+        self._encoder: Encoder | None = None
+        self._missing = ""
+
+    def get(self) -> Encoder:
+        """The encoder.
+
+        Raises:
+            EncoderMissing: with the reason of the first try.
+        """
+        with self._lock:
+            if self._missing:
+                raise EncoderMissing(self._missing)
+            if self._encoder is None:
+                try:
+                    self._encoder = self._load()
+                except EncoderMissing as error:
+                    self._missing = str(error)
+                    raise
+            return self._encoder
 
 
 @lru_cache(maxsize=2)  # hubs of one process share what takes 100 MB

@@ -7,28 +7,20 @@ long; the graph takes the vectors that are newer than it.
 
 import contextlib
 import shutil
-from collections.abc import Callable
-from hashlib import blake2b
 from pathlib import Path
 
-from workingpapers.core.types import Paper
-from workingpapers.hub.search.embedded import LazyEncoder
-from workingpapers.hub.search.encode import Encoder, EncoderMissing
-from workingpapers.hub.search.folding import plain
+from workingpapers.hub.search.encode import Encoder, EncoderMissing, LazyEncoder
+from workingpapers.hub.search.encoding import digest, encode_missing
+from workingpapers.hub.search.engine import MANY, WAIT, Broken, Progress
 from workingpapers.hub.search.lock import locked
-from workingpapers.hub.search.meaning import Meaning, pack, unpack
+from workingpapers.hub.search.meaning import Meaning, unpack
 from workingpapers.hub.search.state import State
-from workingpapers.hub.search.words import Broken, Words
+from workingpapers.hub.search.words import Words
 from workingpapers.hub.store import outbox, papers
 from workingpapers.hub.store.database import Store, told
 
-Progress = Callable[[int, int | None], None]
-
-WAIT = 600.0  # seconds for another process's long import to end
 BATCH = 10_000  # papers between two commits of the word index
-ENCODED = 256  # papers between two commits of vectors
 SLACK = 1_000  # former texts that a graph may hold in any case
-MANY = 1_000  # changes that are too many to be brought in beside a search
 
 
 class Keeper:
@@ -159,28 +151,9 @@ class _Work:
             encoder = self._keeper._encoder.get()
         except EncoderMissing as error:
             return f"Indexed by words alone: {error}."
-        self._encode(encoder)
+        encode_missing(self._store, encoder, self._tell)
         self._graph(state, encoder)
         return ""
-
-    def _encode(self, encoder: Encoder) -> None:
-        done = 0
-        with self._store.reading() as db:
-            total = papers.count(db) - outbox.vector_count(db, encoder.name)
-        while total > done:
-            with self._store.reading() as db:
-                batch = papers.find(db, outbox.not_encoded(db, encoder.name, ENCODED)).values()
-            if not batch:
-                break
-            made = encoder.encode([text(paper) for paper in batch])
-            rows = [
-                outbox.Vector(0, paper.id, digest(paper), pack(vector))
-                for paper, vector in zip(batch, made, strict=True)
-            ]
-            with self._store.writing() as db:
-                outbox.store(db, encoder.name, rows)
-            done += len(rows)
-            self._tell(done, max(total, done))
 
     def _graph(self, state: State, encoder: Encoder) -> None:
         folder = self._keeper._folder
@@ -214,29 +187,6 @@ class _Work:
                 if len(index) <= 1.2 * count + SLACK:
                     return index, state.last_key
         return Meaning(encoder.dim), 0
-
-
-def text(paper: Paper) -> str:
-    """What is encoded of a paper.
-
-    The summary goes first: it is in the words that readers use, where a title is in the field's.
-    The abstract goes last, since the encoder cuts off what is too long. arXiv's categories are no
-    words.
-    """
-    topics = ", ".join(name for name in paper.fields if not _is_category(name))
-    abstract = paper.abstract if paper.abstract != paper.summary else ""
-    parts = (paper.summary, f"{paper.title}.", topics, abstract)
-    return plain(" ".join(part for part in parts if part))
-
-
-def digest(paper: Paper) -> str:
-    """Tells whether a paper's text is the one that was encoded."""
-    return blake2b(text(paper).encode(), digest_size=16).hexdigest()
-
-
-def _is_category(name: str) -> bool:
-    archive, dot, rest = name.partition(".")
-    return bool(dot) and archive.replace("-", "").isalpha() and " " not in rest
 
 
 def _number(name: str) -> int:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workingpapers.hub.search.encode import Vectors
-from workingpapers.hub.search.words import Broken
+from workingpapers.hub.search.engine import Broken
 
 if TYPE_CHECKING:
     from usearch.index import Index

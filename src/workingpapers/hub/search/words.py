@@ -1,26 +1,26 @@
 """Search by words: BM25 on one field in which title and topics count more than once."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 import tantivy
 
 from workingpapers.core.types import Paper
+from workingpapers.hub.search.engine import Broken
 from workingpapers.hub.search.folding import plain
 from workingpapers.hub.search.query import Query
 
 # How often each part is written. Repeating a part weighs it inside BM25, before its frequencies
 # saturate, and one field keeps the search fast.
-TITLE, FIELDS = 3, 2
+TIMES = {"A": 3, "B": 2, "C": 1, "D": 1}
 HEAP = 64_000_000  # bytes a writer gathers before it writes a segment
 MANY = 1_000  # papers that are worth a second thread
 
 
-class Broken(RuntimeError):
-    """The files of an index cannot be read."""
-
-
-def _analyzer() -> tantivy.TextAnalyzer:
+@cache
+def analyzer() -> tantivy.TextAnalyzer:
+    """Takes texts apart into lower-case words without accents and endings."""
     return (
         tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
         .filter(tantivy.Filter.remove_long(60))
@@ -52,11 +52,11 @@ class Words:
             folder.mkdir(parents=True, exist_ok=True)
         elif not self._meta.is_file():
             raise Broken(f"the word index: {folder.name} is gone")
-        self._analyzer = _analyzer()
+        self._analyzer = analyzer()
         self._schema = _schema()
         try:
             self._index = tantivy.Index(self._schema, path=str(folder))
-            self._index.register_tokenizer("papers", _analyzer())
+            self._index.register_tokenizer("papers", analyzer())
             self._index.config_reader(reload_policy="manual")
             self._index.reload()
         except BaseException as error:
@@ -130,20 +130,27 @@ class Words:
 def _document(paper: Paper) -> tantivy.Document:
     document = tantivy.Document()
     document.add_text("id", paper.id)
-    title = plain(paper.title)
     # Values of one field lie apart, so that no phrase runs from one into the next.
-    for _ in range(TITLE):
-        document.add_text("body", title)
-    for _ in range(FIELDS):
-        for name in paper.fields:
-            document.add_text("body", name)
+    for label, text in parts(paper):
+        for _ in range(TIMES[label]):
+            document.add_text("body", text)
+    return document
+
+
+def parts(paper: Paper) -> Iterator[tuple[str, str]]:
+    """What is found of a paper, each with its label.
+
+    Labels: A title, B topics, C text, D names.
+    """
+    yield "A", plain(paper.title)
+    for name in paper.fields:
+        yield "B", name
     for text in (paper.abstract, paper.summary if paper.summary != paper.abstract else ""):
         if text:
-            document.add_text("body", plain(text))
+            yield "C", plain(text)
     for name in (*paper.authors, paper.organization, paper.organization_slug):
         if name:
-            document.add_text("body", plain(name))
-    return document
+            yield "D", plain(name)
 
 
 def _broken(error: BaseException) -> BaseException:

@@ -19,6 +19,7 @@ class Store:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._reader = dialects.reader(engine)
         self._writer = engine.execution_options(**{dialects.WRITING: True})
 
     @classmethod
@@ -28,9 +29,14 @@ class Store:
         Raises:
             StoreError: the address is wrong, nobody answers there, or newer code wrote it.
         """
+        return cls.at_step(address, None)
+
+    @classmethod
+    def at_step(cls, address: str, step: int | None) -> Self:
+        """As `open`, but end with this migration, as an older version would have."""
         store = cls(dialects.connect(address))
         try:
-            migrate.migrate(store)
+            migrate.migrate(store, migrate.found()[:step])
         except StoreError:
             store.close()
             raise
@@ -43,7 +49,7 @@ class Store:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """One consistent view of the database."""
-        with self._engine.connect() as connection:
+        with self._reader.connect() as connection:
             yield connection
 
     @contextmanager
@@ -53,11 +59,26 @@ class Store:
             with self._writer.begin() as connection:
                 yield connection
         except OperationalError as error:
-            if "database is locked" in str(error.orig):
+            if dialects.is_busy(error):
                 raise StoreError(
                     f"another process kept the database for {dialects.BUSY:.0f} s; try again"
                 ) from None
             raise
+
+    @property
+    def is_postgresql(self) -> bool:
+        """Whether this is PostgreSQL; else it is SQLite."""
+        return dialects.is_postgresql(self._engine)
+
+    @contextmanager
+    def alone(self) -> Iterator[Connection]:
+        """A connection outside of any transaction, for locks and indexes that take long to make."""
+        with self._engine.connect() as connection:
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    def fold(self) -> None:
+        """Leave one file and no other beside it, where the database is a file."""
+        dialects.fold(self._engine)
 
     def close(self) -> None:
         """Close all connections."""

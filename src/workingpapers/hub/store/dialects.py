@@ -1,16 +1,18 @@
 """What SQLite and PostgreSQL do differently, in one place."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, Table, event
+from sqlalchemy import URL, Column, Connection, Engine, Table, event, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import create_engine, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, OperationalError
 
 WRITING = "workingpapers_writing"  # execution option of connections that will write
 BUSY = 30.0  # seconds a writer waits for another before it gives up
+WRITERS = 0x57_50_01  # the advisory lock of those who write to a PostgreSQL database
 
 
 class StoreError(RuntimeError):
@@ -27,12 +29,16 @@ def connect(address: str) -> Engine:
         ) from None
     backend = url.get_backend_name()
     if backend == "sqlite":
-        return _sqlite(url)
-    if backend == "postgresql":
+        return _without_nul(_sqlite(url))
+    if backend in ("postgresql", "postgres"):  # hosts like to give the short form
+        if url.drivername == backend:
+            url = url.set(drivername="postgresql+psycopg")
         try:
-            return create_engine(url, pool_pre_ping=True)
+            return _without_nul(_postgresql(url))
         except ModuleNotFoundError as error:
-            raise StoreError(f"DATABASE_URL: install {error.name} to use {backend}") from None
+            raise StoreError(
+                f"DATABASE_URL: install workingpapers[hub,postgres], {error.name} is missing"
+            ) from None
     raise StoreError(f"DATABASE_URL: {backend!r} is neither sqlite nor postgresql")
 
 
@@ -67,6 +73,78 @@ def _sqlite(url: URL) -> Engine:
     return engine
 
 
+def _postgresql(url: URL) -> Engine:
+    # A web process has 40 threads; the server takes 100 connections unless it is told otherwise.
+    engine = create_engine(url, pool_pre_ping=True, pool_size=5, max_overflow=15)
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        # Writers take turns as they do on SQLite, so that what one of them has read still holds
+        # when it writes. Readers never wait.
+        if connection.get_execution_options().get(WRITING, False):
+            connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(BUSY * 1000)}")
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS})")
+
+    return engine
+
+
+def _without_nul(engine: Engine) -> Engine:
+    """Put U+FFFD for NUL in all texts: PostgreSQL cannot hold it, and both should hold the same."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, str):
+            return value.replace("\x00", "\ufffd")
+        if isinstance(value, Mapping):
+            return {name: clean(item) for name, item in value.items()}
+        if isinstance(value, tuple | list):
+            return type(value)(map(clean, value))
+        return value
+
+    def has_nul(value: Any) -> bool:
+        if isinstance(value, str):
+            return "\x00" in value
+        items = value.values() if isinstance(value, Mapping) else value
+        return (
+            isinstance(items, Iterable)
+            and not isinstance(items, bytes | bytearray | memoryview)
+            and any(map(has_nul, items))
+        )
+
+    @event.listens_for(engine, "before_cursor_execute", retval=True)
+    def _clean(
+        _connection: object, _cursor: object, statement: str, parameters: Any, *_more: object
+    ) -> tuple[str, Any]:
+        return statement, clean(parameters) if has_nul(parameters) else parameters
+
+    return engine
+
+
+def is_postgresql(db: Connection | Engine) -> bool:
+    """Whether this is PostgreSQL; else it is SQLite."""
+    return db.dialect.name == "postgresql"
+
+
+def reader(engine: Engine) -> Engine:
+    """The same database for transactions that read and see one state of it."""
+    if is_postgresql(engine):
+        return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    return engine
+
+
+def is_busy(error: OperationalError) -> bool:
+    """Whether this error says that another writer kept the database for too long."""
+    if getattr(error.orig, "sqlstate", None) == "55P03":  # lock_not_available
+        return True
+    return "database is locked" in str(error.orig)
+
+
+def fold(engine: Engine) -> None:
+    """Make SQLite write its log into the one file, and keep none until it is opened again."""
+    if not is_postgresql(engine):
+        with closing(engine.raw_connection()) as connection:
+            connection.execute("PRAGMA journal_mode = DELETE").close()
+
+
 def upsert(
     db: Connection, table: Table, rows: Sequence[Mapping[str, Any]], keep: Sequence[str] = ()
 ) -> None:
@@ -74,7 +152,7 @@ def upsert(
     if not rows:
         return
     keys = [column.name for column in table.primary_key]
-    make = postgresql.insert if db.dialect.name == "postgresql" else sqlite.insert
+    make = postgresql.insert if is_postgresql(db) else sqlite.insert
     statement = make(table)
     changing = {
         name: statement.excluded[name] for name in rows[0] if name not in keys and name not in keep
@@ -84,3 +162,31 @@ def upsert(
     else:
         statement = statement.on_conflict_do_nothing(index_elements=keys)
     db.execute(statement, list(rows))
+
+
+def last_number(db: Connection, column: Column[Any]) -> int:
+    """The last number that the database gave to this column by itself; 0 before the first."""
+    table = column.table.name
+    if is_postgresql(db):
+        name = db.scalar(_SEQUENCE, {"table": table, "column": column.name})
+        number, used = db.execute(text(f"SELECT last_value, is_called FROM {name}")).one()
+        return int(number) if used else 0
+    if not column.table.dialect_options["sqlite"]["autoincrement"]:
+        return 0  # it goes on from the highest number that is there
+    return db.scalar(text("SELECT seq FROM sqlite_sequence WHERE name = :t"), {"t": table}) or 0
+
+
+def set_last_number(db: Connection, column: Column[Any], last: int) -> None:
+    """Let this column's next number be the one after `last`."""
+    table = column.table.name
+    if is_postgresql(db):
+        name = db.scalar(_SEQUENCE, {"table": table, "column": column.name})
+        values = {"name": name, "last": max(last, 1), "used": last > 0}
+        db.execute(text("SELECT setval(CAST(:name AS regclass), :last, :used)"), values)
+    elif column.table.dialect_options["sqlite"]["autoincrement"]:
+        db.execute(text("DELETE FROM sqlite_sequence WHERE name = :t"), {"t": table})
+        row = {"t": table, "last": last}
+        db.execute(text("INSERT INTO sqlite_sequence (name, seq) VALUES (:t, :last)"), row)
+
+
+_SEQUENCE = text("SELECT pg_get_serial_sequence(:table, :column)")

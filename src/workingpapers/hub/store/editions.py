@@ -27,11 +27,14 @@ def ids(db: Connection, day: date, limit: int | None = None, offset: int = 0) ->
     return list(db.scalars(statement))
 
 
-def days_of(db: Connection, paper_ids: Sequence[str]) -> dict[str, date]:
-    """The last day on which each paper was listed; papers that no edition lists are left out."""
+def days_of(
+    db: Connection, paper_ids: Sequence[str], first: date = date.min, last: date = date.max
+) -> dict[str, date]:
+    """The last of these days on which each paper was listed; those not listed are left out."""
     statement = (
         select(edition_entries.c.paper_id, func.max(edition_entries.c.day))
         .where(edition_entries.c.paper_id.in_(paper_ids))
+        .where(edition_entries.c.day.between(first, last))
         .group_by(edition_entries.c.paper_id)
     )
     return dict(tuple(row) for row in db.execute(statement))

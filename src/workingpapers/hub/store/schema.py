@@ -1,6 +1,12 @@
-"""The tables as they are today. How they came to be is in `migrations`; a test compares the two."""
+"""The tables as they are today. How they came to be is in `migrations`; a test compares the two.
+
+Tables that belong to one topic stand in `schema_<topic>.py`, on the same `metadata`.
+"""
 
 from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 from sqlalchemy import (
@@ -51,7 +57,15 @@ metadata = MetaData(
 )
 
 
-def _paper(**options: Any) -> Column[str]:
+def whole() -> MetaData:
+    """`metadata` with the tables of every topic; their modules are found by walking."""
+    for module in iter_modules([str(Path(__file__).parent)]):
+        if module.name.startswith("schema_"):
+            import_module(f"{__package__}.{module.name}")
+    return metadata
+
+
+def of_paper(**options: Any) -> Column[str]:
     """A reference that follows its paper when that gets a better id, and goes when it goes."""
     there = ForeignKey("papers.id", onupdate="CASCADE", ondelete="CASCADE")
     return Column("paper_id", String, there, nullable=False, **options)
@@ -81,7 +95,7 @@ papers = Table(
 paper_authors = Table(
     "paper_authors",
     metadata,
-    _paper(primary_key=True),
+    of_paper(primary_key=True),
     Column("position", Integer, primary_key=True),
     Column("name", String, nullable=False),
     Column("name_key", String, nullable=False, index=True),  # case and accents folded
@@ -93,7 +107,7 @@ aliases = Table(
     "aliases",
     metadata,
     Column("alias", String, primary_key=True),
-    _paper(index=True),
+    of_paper(index=True),
     sqlite_with_rowid=False,
 )
 
@@ -109,7 +123,7 @@ edition_entries = Table(
     metadata,
     Column("day", Date, ForeignKey("editions.day", ondelete="CASCADE"), primary_key=True),
     Column("position", Integer, primary_key=True),
-    _paper(index=True),
+    of_paper(index=True),
     UniqueConstraint("day", "paper_id"),
     sqlite_with_rowid=False,
 )
@@ -130,7 +144,7 @@ vectors = Table(
     "vectors",
     metadata,
     Column("key", Integer, primary_key=True),
-    _paper(),
+    of_paper(),
     Column("model", String, nullable=False),
     Column("digest", String, nullable=False),  # of the text that was encoded
     Column("vector", LargeBinary, nullable=False),  # int8, one byte per dimension

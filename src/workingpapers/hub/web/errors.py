@@ -3,8 +3,10 @@
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from workingpapers.hub.people.community import Mistaken, Refused
 from workingpapers.hub.web.answers import SAFE
 from workingpapers.hub.web.site import site_of
 
@@ -22,6 +24,8 @@ def install(app: FastAPI) -> None:
     """Answer errors in the form the address promises."""
     app.add_exception_handler(HTTPException, _known)
     app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(Refused, _refused)
+    app.add_exception_handler(Mistaken, _mistaken)
     app.add_exception_handler(Exception, _broken)
 
 
@@ -35,18 +39,34 @@ def _answer(
     )
 
 
+async def _told(
+    request: Request, status: int, detail: str, headers: dict[str, str] | None = None
+) -> Response:
+    """Answer in a thread: the page asks the database who the reader is."""
+    return await run_in_threadpool(_answer, request, status, detail, headers)
+
+
 async def _known(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     plain = error.detail in ("Not Found", "Method Not Allowed")
     detail = WORDS.get(error.status_code, error.detail) if plain else error.detail
-    return _answer(request, error.status_code, detail, dict(error.headers or {}))
+    return await _told(request, error.status_code, detail, dict(error.headers or {}))
 
 
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     said = "; ".join(f"{e['loc'][-1]}: {e['msg']}" for e in error.errors())
-    return _answer(request, 422, said)
+    return await _told(request, 422, said)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    return await _told(request, 403, str(error))
+
+
+async def _mistaken(request: Request, error: Exception) -> Response:
+    return await _told(request, 400, str(error))
 
 
 async def _broken(request: Request, error: Exception) -> Response:
+    request.state.session = None  # it may be the database that broke
     return _answer(request, 500, WORDS[500], dict(SAFE))

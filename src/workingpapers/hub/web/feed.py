@@ -50,18 +50,46 @@ def atom(base: str, when: date | None, entries: Sequence[Entry], *, dated: bool 
         entries: the edition.
         dated: the feed of this one day, not of whichever is newest.
     """
-    feed = Element("feed", xmlns="http://www.w3.org/2005/Atom")
-    own = f"{base}/editions/{when}.atom" if dated else f"{base}/feed.atom"
-    _text(feed, "id", own)
-    _text(feed, "title", f"Working Papers, {figures.day(when)}" if when else "Working Papers")
-    _text(feed, "subtitle", "Papers, what they claim, and what was measured of it")
-    _text(feed, "updated", _moment(max([when or date(1970, 1, 1), *map(_changed, entries)])))
-    SubElement(feed, "link", rel="self", href=own, type="application/atom+xml")
-    page = f"{base}/editions/{when}" if when else f"{base}/"
-    SubElement(feed, "link", rel="alternate", href=page, type="text/html")
-    _text(SubElement(feed, "author"), "name", "Working Papers")
+    own = f"/editions/{when}.atom" if dated else "/feed.atom"
+    title = f"Working Papers, {figures.day(when)}" if when else "Working Papers"
+    page = f"/editions/{when}" if when else "/"
+    return listed(base, own, title, page, when or date(1970, 1, 1), entries)
+
+
+def listed(
+    base: str, own: str, title: str, page: str, since: date, entries: Sequence[Entry]
+) -> bytes:
+    """Write a list of papers as a feed.
+
+    Args:
+        base: the hub's address as readers see it.
+        own: the feed's path.
+        title: its title.
+        page: the path of the page that shows the same.
+        since: when the list was made; an entry may have changed after it.
+        entries: the list.
+    """
+    feed = begun(base, own, title, page, _moment(max([since, *map(_changed, entries)])))
     for entry in entries:
         _entry(feed, base, entry)
+    return finished(feed)
+
+
+def begun(base: str, own: str, title: str, page: str, updated: str) -> Element:
+    """A feed without entries; `updated` is a moment as Atom writes it."""
+    feed = Element("feed", xmlns="http://www.w3.org/2005/Atom")
+    text(feed, "id", base + own)
+    text(feed, "title", title)
+    text(feed, "subtitle", "Papers, what they claim, and what was measured of it")
+    text(feed, "updated", updated)
+    SubElement(feed, "link", rel="self", href=base + own, type="application/atom+xml")
+    SubElement(feed, "link", rel="alternate", href=base + page, type="text/html")
+    text(SubElement(feed, "author"), "name", "Working Papers")
+    return feed
+
+
+def finished(feed: Element) -> bytes:
+    """The feed as XML."""
     ElementTree.indent(feed, "")
     written: bytes = ElementTree.tostring(feed, encoding="utf-8", xml_declaration=True)
     return written
@@ -70,16 +98,16 @@ def atom(base: str, when: date | None, entries: Sequence[Entry], *, dated: bool 
 def _entry(feed: Element, base: str, entry: Entry) -> None:
     paper, item = entry.paper, SubElement(feed, "entry")
     page = base + figures.address(paper)
-    _text(item, "id", page)
-    _text(item, "title", paper.title)
-    _text(item, "published", _moment(paper.published))
-    _text(item, "updated", _moment(_changed(entry)))
+    text(item, "id", page)
+    text(item, "title", paper.title)
+    text(item, "published", _moment(paper.published))
+    text(item, "updated", _moment(_changed(entry)))
     SubElement(item, "link", rel="alternate", href=page, type="text/html")
     for author in paper.authors or ([paper.organization] if paper.organization else []):
-        _text(SubElement(item, "author"), "name", author)
+        text(SubElement(item, "author"), "name", author)
     for field in fields(entry):
         SubElement(item, "category", term=_clean(field))
-    _text(item, "content", content(entry)).set("type", "html")
+    text(item, "content", content(entry)).set("type", "html")
 
 
 def content(entry: Entry) -> str:
@@ -107,9 +135,10 @@ def _moment(when: date) -> str:
     return f"{when.isoformat()}T00:00:00Z"
 
 
-def _text(parent: Element, name: str, text: str) -> Element:
+def text(parent: Element, name: str, words: str) -> Element:
+    """Add an element with text; what XML cannot hold is left out."""
     child = SubElement(parent, name)
-    child.text = _clean(text)
+    child.text = _clean(words)
     return child
 
 

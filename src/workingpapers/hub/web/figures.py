@@ -2,13 +2,14 @@
 
 import re
 from collections.abc import Iterable
-from datetime import date
+from datetime import date, datetime
 from typing import Literal, cast, get_args
 from urllib.parse import quote, urlsplit
 
 from workingpapers.core import figure
 from workingpapers.core.types import Claim, Paper
 from workingpapers.hub.entries import Entry, Standing
+from workingpapers.hub.trending.periods import Period
 
 Kind = Literal["holds", "undecided", "reversed", "void", "stale", "unmeasured"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -59,6 +60,48 @@ def day(when: date, year: int | None = None) -> str:
     """
     month = f"{when.day} {MONTHS[when.month - 1]}"
     return month if when.year == year else f"{month} {when.year}"
+
+
+def period_kind(of: Period) -> Literal["day", "week", "month"]:
+    """Whether a period is a day, a week or a month."""
+    if of.first == of.last:
+        return "day"
+    return "week" if "W" in of.name else "month"
+
+
+def period(of: Period, year: int | None = None) -> str:
+    """A period in words, without the year where it is the one given.
+
+    >>> from workingpapers.hub.trending.periods import parse
+    >>> period(parse("2026-W01")), period(parse("2025-12"))
+    ('week 1 of 2026', 'December 2025')
+    """
+    kind = period_kind(of)
+    if kind == "day":
+        return day(of.first, year)
+    named, number = (
+        (f"week {int(of.name[-2:])}", int(of.name[:4]))
+        if kind == "week"
+        else (MONTHS[of.first.month - 1], of.first.year)
+    )
+    if number == year:
+        return named
+    return f"{named} of {number}" if kind == "week" else f"{named} {number}"
+
+
+def period_address(of: Period) -> str:
+    """The path of a period's page."""
+    kind = period_kind(of)
+    return f"/editions/{of.name}" if kind == "day" else f"/{kind}/{of.name}"
+
+
+def moment(when: datetime) -> str:
+    """A moment in words.
+
+    >>> moment(datetime(2025, 12, 31, 9, 5))
+    '31 December 2025, 09:05 UTC'
+    """
+    return f"{day(when.date())}, {when:%H:%M} UTC"
 
 
 def number(paper: Paper) -> str:

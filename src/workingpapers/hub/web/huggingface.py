@@ -8,8 +8,9 @@ outer `publishedAt`. Times must end in Z. Our own fields ride along under names 
 import hashlib
 import re
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
-from typing import Annotated, Any
+from contextlib import suppress
+from datetime import UTC, date, datetime
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request
@@ -18,12 +19,14 @@ from starlette.exceptions import HTTPException
 
 from workingpapers.core.types import Paper
 from workingpapers.hub.entries import Entry
+from workingpapers.hub.trending import periods
+from workingpapers.hub.trending.periods import Period
 from workingpapers.hub.web import figures
 from workingpapers.hub.web.pages import LONGEST_QUERY, Pages, Papers, cleaned
 
 router = APIRouter(tags=["Hugging Face compatible"])
 
-DAY, WEEK, MONTH = r"\d{4}-\d{2}-\d{2}", r"(\d{4})-W(\d{2})", r"(\d{4})-(\d{2})"
+Kind = Literal["day", "week", "month"]
 
 
 @router.get("/api/daily_papers", responses={400: {"description": "A day that cannot be"}})
@@ -39,61 +42,55 @@ def daily_papers(
     p: Annotated[int, Query(ge=0, le=100_000)] = 0,
     limit: Annotated[int, Query(ge=1, le=100)] = 50,
 ) -> Response:
-    """Papers of a day, a week or a month, most voted first; without one of these, newest first."""
-    first, last = window(day, week, month, datetime.now(UTC).date())
-    found: list[tuple[Entry, date]] = []
-    for when in hub.editions():
-        if first <= when <= last and not submitter:  # nobody has submitted anything here yet
-            found += [(entry, when) for entry in hub.edition(when)]
-    found = list({entry.paper.id: (entry, when) for entry, when in reversed(found)}.values())[::-1]
-    if sort == "trending":
-        found.sort(key=lambda pair: (pair[0].votes, pair[0].comments), reverse=True)
-    elif day or week or month:
-        found.sort(key=lambda pair: pair[0].votes, reverse=True)
+    """Papers of a day, a week or a month in their order; without one of these, newest first.
+
+    With `sort=trending` and no day, week or month: what moved in the last 30 days.
+    """
+    period = window(day, week, month, datetime.now(UTC).date())
+    start, base = p * limit, site.settings.base_url
+    found: Sequence[Entry] = ()
+    if submitter:
+        pass  # nobody has submitted anything here yet
+    elif period:
+        found = hub.ranking(period, limit + 1, start).entries
+    elif sort == "trending":
+        found = hub.ranking("month", limit + 1, start).entries
     else:
-        found.sort(key=lambda pair: pair[0].paper.published, reverse=True)
-    start = p * limit
-    base = site.settings.base_url
-    body = [listed(entry, when, base) for entry, when in found[start : start + limit]]
+        found = hub.newest(limit + 1, start)
+    shown = found[:limit]
+    days = hub.listed_on(
+        [entry.paper.id for entry in shown],
+        *((period.first, period.last) if period else ()),
+    )
+    body = [listed(entry, days.get(entry.paper.id), base) for entry in shown]
     headers = {}
-    if start + limit < len(found):
+    if len(found) > limit:
         asked = dict(request.query_params) | {"p": str(p + 1)}
         headers["Link"] = f'<{base}/api/daily_papers?{urlencode(asked)}>; rel="next"'
     return JSONResponse(body, headers=headers)
 
 
-def window(day: str | None, week: str | None, month: str | None, today: date) -> tuple[date, date]:
-    """The first and the last day that is asked for; 400 for one that cannot be, or is to come."""
-    asked = [f"{k}={v}" for k, v in (("date", day), ("week", week), ("month", month)) if v]
+def window(day: str | None, week: str | None, month: str | None, today: date) -> Period | None:
+    """What is asked for, or none; 400 for what cannot be, or is to come."""
+    kinds: dict[Kind, str | None] = {"day": day, "week": week, "month": month}
+    asked = {kind: name for kind, name in kinds.items() if name}
     if not asked:
-        return date.min, date.max
-    try:
-        if len(asked) > 1:
-            raise ValueError
-        if day:
-            if not re.fullmatch(DAY, day):
-                raise ValueError
-            first = last = date.fromisoformat(day)
-        elif week:
-            parts = re.fullmatch(WEEK, week)
-            if not parts:
-                raise ValueError
-            first = date.fromisocalendar(int(parts[1]), int(parts[2]), 1)
-            last = first + timedelta(days=6)
-        else:
-            parts = re.fullmatch(MONTH, month or "")
-            if not parts:
-                raise ValueError
-            first = date(int(parts[1]), int(parts[2]), 1)
-            last = (first + timedelta(days=31)).replace(day=1) - timedelta(days=1)
-    except (ValueError, OverflowError):
-        said = " and ".join(asked)
+        return None
+    said = " and ".join(f"{'date' if k == 'day' else k}={name}" for k, name in asked.items())
+    period = None
+    if len(asked) == 1:
+        [(kind, name)] = asked.items()
+        with suppress(ValueError):
+            period = periods.parse(name)
+        if period and figures.period_kind(period) != kind:
+            period = None
+    if period is None:
         raise HTTPException(
             400, f"{said}: expected one of date=2025-12-31, week=2025-W09, month=2025-02"
-        ) from None
-    if first > today:
-        raise HTTPException(400, f"{asked[0]} has not come yet")
-    return first, last
+        )
+    if period.first > today:
+        raise HTTPException(400, f"{said} has not come yet")
+    return period
 
 
 @router.get("/api/papers/search")

@@ -1,18 +1,19 @@
 """The pages a reader sees. Every one works without JavaScript."""
 
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Annotated
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Form, Query, Request
 from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
 from workingpapers.hub.hub import Hub
-from workingpapers.hub.web import board, citation, figures
+from workingpapers.hub.trending import periods
+from workingpapers.hub.web import board, citation, figures, forgery
 from workingpapers.hub.web.answers import local
 from workingpapers.hub.web.site import THEMES, Site, hub_of, site_of
 
@@ -35,10 +36,11 @@ class Pager:
     page: int
     more: bool
     query: str = ""
+    kept: Mapping[str, str] = field(default_factory=dict)  # what else the address asks
 
     def to(self, page: int) -> str:
         """The address of another page of the list."""
-        asked = {"q": self.query} if self.query else {}
+        asked = {"q": self.query} if self.query else dict(self.kept)
         asked |= {"page": str(page)} if page > 1 else {}
         return self.path + (f"?{urlencode(asked)}" if asked else "")
 
@@ -84,8 +86,8 @@ def edition(request: Request, hub: Papers, site: Pages, day: str, page: Number =
 def _edition(
     request: Request, hub: Hub, site: Site, days: Sequence[date], when: date, page: int
 ) -> Response:
-    found = hub.edition(when, PAGE + 1, (page - 1) * PAGE)
-    if not found and page > 1:
+    found = hub.ranking(periods.of_day(when), PAGE, (page - 1) * PAGE)
+    if not found.rows and page > 1:
         raise HTTPException(404, "This edition has fewer pages.")
     at = days.index(when)
     return site.page(
@@ -94,8 +96,11 @@ def _edition(
         when=when,
         newer=days[at - 1] if at else None,
         older=days[at + 1] if at + 1 < len(days) else None,
-        entries=found[:PAGE],
-        pager=Pager(f"/editions/{when}", page, len(found) > PAGE),
+        entries=found.entries,
+        ranking=found,
+        week=periods.of_week(when),
+        month=periods.of_month(when),
+        pager=Pager(f"/editions/{when}", page, found.page.total > page * PAGE),
     )
 
 
@@ -133,6 +138,7 @@ def paper(request: Request, hub: Papers, site: Pages, paper_id: str) -> Response
         similar=hub.similar(entry.paper.id, 5),
         bibtex=citation.bibtex(entry.paper),
         tags=citation.tags(entry.paper, page),
+        talk=hub.people.community.talk(entry.paper.id),
     )
 
 
@@ -178,11 +184,7 @@ def theme(
     back: Annotated[str, Form(alias="next", max_length=2000)] = "/",
 ) -> RedirectResponse:
     """Keep a reader's choice of light or dark; any other word follows their system."""
-    origin = request.headers.get("origin", "")
-    sent_from = request.headers.get("sec-fetch-site", "same-origin")
-    elsewhere = origin and urlsplit(origin).netloc != request.headers.get("host")
-    if sent_from not in ("same-origin", "none") or elsewhere:
-        raise HTTPException(403, "This form was sent from another site.")
+    forgery.same_site(request)
     answer = RedirectResponse(local(back), 303)
     secure = site.settings.base_url.startswith("https:")
     if choice in THEMES:

@@ -43,11 +43,35 @@
     (link.closest(".card, tr, li") || link).scrollIntoView({ block: "nearest" });
   };
 
+  // Votes: the forms work alone; here the page stays where it is.
+  const vote = async (form) => {
+    const body = new URLSearchParams(new FormData(form));
+    const sent = { method: "POST", body, headers: { Accept: "application/json" } };
+    const answer = await fetch(form.action, sent).catch(() => null);
+    if (!answer || !answer.ok || answer.redirected) return form.submit();
+    const { voted, votes } = await answer.json();
+    form.querySelector("[data-votes]").textContent = votes;
+    form.querySelector("button").setAttribute("aria-pressed", String(voted));
+    form.elements.on.value = voted ? "0" : "1";
+  };
+  for (const form of document.querySelectorAll("form[data-vote]")) {
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      vote(form);
+    });
+  }
+  const upvote = () => {
+    const at = document.activeElement.closest(".card, .paper") || document.querySelector(".paper");
+    const control = at && at.querySelector(".vote button, .vote a");
+    if (control) control.click();
+  };
+
   const actions = {
     "/": () => { search.focus(); search.select(); },
     j: () => move(1),
     k: () => move(-1),
     o: () => links.includes(document.activeElement) && document.activeElement.click(),
+    u: upvote,
     t: () => keep(dark() ? "light" : "dark"),
     "?": () => keys.showModal(),
   };
