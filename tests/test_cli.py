@@ -185,3 +185,47 @@ def test_check_stale_measures_what_has_no_verdict(papers, measured):
     assert {(line["paper"], line["claim"]) for line in told} == {
         k for k, v in held.items() if not v
     }
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A small HOGformer in a file; its output is its input, since its last layer is zero."""
+    import torch
+
+    from workingpapers.papers.hogformer import HOGformer, save
+
+    model = HOGformer(8, (1, 1, 1, 1), 1, (1, 1, 2, 2), ffn_expansion_factor=2)
+    torch.nn.init.zeros_(model.output.weight)
+    save(model, tmp_path / "trained.safetensors")
+    return tmp_path / "trained.safetensors"
+
+
+def test_a_picture_is_restored_in_tiles_and_keeps_its_size_and_transparency(
+    papers, tmp_path, trained
+):
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.arange(70 * 90 * 4, dtype=np.uint32).reshape(70, 90, 4) % 251
+    Image.fromarray(pixels.astype(np.uint8), "RGBA").save(tmp_path / "in.png")
+    said = papers(
+        "restore", "hogformer", str(tmp_path / "in.png"), str(tmp_path / "out.png"),
+        "--state", str(trained), "--tile", "64", "--overlap", "16",
+    )  # fmt: skip
+    assert "restored" in said.output
+    assert np.array_equal(np.array(Image.open(tmp_path / "out.png")), pixels)
+
+
+def test_what_cannot_be_restored_is_told(papers, tmp_path, trained):
+    from PIL import Image
+
+    Image.new("RGB", (8, 8)).save(tmp_path / "in.png")
+    picture, other = str(tmp_path / "in.png"), str(tmp_path / "out.png")
+    for arguments, message in (
+        (["hogformer", picture], "needs IN, OUT and --state"),
+        (["hogformer", picture, picture, "--state", str(trained)], "another file than IN"),
+        (["evit", picture, other, "--state", str(trained)], "evit restores no pictures"),
+        (["hogformer", picture, other, "--state", "nowhere"], "there is no nowhere"),
+        (["hogformer", picture, str(tmp_path / "x.npy"), "--state", str(trained)], "both be .npy"),
+    ):
+        assert message in str(papers("restore", *arguments, status=1).exception)

@@ -42,14 +42,34 @@ def export(
 
 
 def restore(
-    archive: Annotated[Path, typer.Argument(help="What `papers export` wrote.")],
+    what: Annotated[str, typer.Argument(help="What `papers export` wrote, or a paper's slug.")],
+    source: Annotated[
+        Path | None, typer.Argument(metavar="IN", help="A picture, or a cube as .npy.")
+    ] = None,
+    target: Annotated[
+        Path | None, typer.Argument(metavar="OUT", help="Where to write it restored.")
+    ] = None,
+    state: Annotated[
+        Path | None, typer.Option(help="A trained network, as the paper's `save` wrote it.")
+    ] = None,
+    tile: Annotated[int | None, typer.Option(help="Side of tiles for a large picture.")] = None,
+    overlap: Annotated[int | None, typer.Option(help="How far tiles overlap.")] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Lose what the hub holds by now.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Fill an empty hub with what `papers export` wrote."""
-    restore_hub(archive, replace=replace, json=json)
+    """Restore a hub from what `papers export` wrote, or a picture with a paper's network."""
+    if source is None:
+        restore_hub(Path(what), replace=replace, json=json)
+        return
+    if target is None or state is None:
+        raise ValueError(
+            "a picture needs IN, OUT and --state: papers restore SLUG IN OUT --state F"
+        )
+    from workingpapers.cli.picture import restore_picture
+
+    restore_picture(what, source, target, state, tile, overlap)
 
 
 def restore_hub(archive: Path, *, replace: bool, json: bool) -> None:

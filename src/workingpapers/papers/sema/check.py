@@ -13,7 +13,7 @@ modules are not frozen, which is one adapter again, in another order. "expansion
 expansion; the twin is no expansion again, in another order, and shows what chance does.
 
 Expect growth, detection and forgetting to show, "expansion" to be undecided and "final" to be
-undecided or reversed. About two minutes on one core, of which the ViT takes one.
+undecided or reversed. About two minutes on one core.
 """
 
 import copy
