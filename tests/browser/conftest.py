@@ -29,12 +29,23 @@ ARGS = [
 
 
 @pytest.fixture(scope="session")
-def address(tmp_path_factory):
+def home(tmp_path_factory):
+    """The folder of the hub that is served."""
+    return tmp_path_factory.mktemp("hub")
+
+
+@pytest.fixture(scope="session")
+def outbox(home):
+    """Where its letters lie."""
+    return home / "outbox"
+
+
+@pytest.fixture(scope="session")
+def address(home):
     """Where the page is served for these tests."""
     spec = importlib.util.spec_from_file_location("sample_for_browser", SAMPLE)
     sample = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(sample)
-    home = tmp_path_factory.mktemp("hub")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]

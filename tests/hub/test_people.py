@@ -346,7 +346,7 @@ HOSTILE = [
     "[x](java\nscript:alert(1))",
     "[x](data:text/html;base64,PHNjcmlwdD4=)",
     "![x](https://evil.example/pixel.png)",
-    "<https://evil.example/\"onmouseover=alert(1)>",
+    '<https://evil.example/"onmouseover=alert(1)>',
     "[x](https://a.b 'y\" onclick=\"alert(1)')",
     "<!--><script>alert(1)</script>-->",
     "[x]: javascript:alert(1)\n\n[x]",
@@ -444,7 +444,9 @@ def test_hiding_and_showing_a_comment_is_logged_and_replayable(people, join, chi
     assert not people.moderation.hide(chief, 99_999)
 
 
-def test_a_suspended_account_counts_for_nothing_until_it_is_restored(people, join, chief, hub, clock):
+def test_a_suspended_account_counts_for_nothing_until_it_is_restored(
+    people, join, chief, hub, clock
+):
     ada = join("ada")
     people.community.vote(ada, PAPER)
     kept = people.community.comment(ada, PAPER, "Good.")

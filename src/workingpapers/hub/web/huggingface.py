@@ -7,7 +7,7 @@ outer `publishedAt`. Times must end in Z. Our own fields ride along under names 
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal
@@ -19,6 +19,8 @@ from starlette.exceptions import HTTPException
 
 from workingpapers.core.types import Paper
 from workingpapers.hub.entries import Entry
+from workingpapers.hub.hub import Hub
+from workingpapers.hub.store.accounts import Account
 from workingpapers.hub.trending import periods
 from workingpapers.hub.trending.periods import Period
 from workingpapers.hub.web import figures
@@ -50,7 +52,7 @@ def daily_papers(
     start, base = p * limit, site.settings.base_url
     found: Sequence[Entry] = ()
     if submitter:
-        pass  # nobody has submitted anything here yet
+        found = _submitted(hub, submitter, period)[start : start + limit + 1]
     elif period:
         found = hub.ranking(period, limit + 1, start).entries
     elif sort == "trending":
@@ -62,12 +64,32 @@ def daily_papers(
         [entry.paper.id for entry in shown],
         *((period.first, period.last) if period else ()),
     )
-    body = [listed(entry, days.get(entry.paper.id), base) for entry in shown]
+    body = _all_listed(hub, shown, days, base)
     headers = {}
     if len(found) > limit:
         asked = dict(request.query_params) | {"p": str(p + 1)}
         headers["Link"] = f'<{base}/api/daily_papers?{urlencode(asked)}>; rel="next"'
     return JSONResponse(body, headers=headers)
+
+
+def _submitted(hub: Hub, name: str, period: Period | None) -> tuple[Entry, ...]:
+    """What somebody submitted, the latest first; of a period alone, where one is asked for."""
+    account = hub.people.community.named(name)
+    if account is None or account.suspended:
+        return ()
+    ids = hub.people.community.submitted(account)
+    if period:
+        there = hub.listed_on(ids, period.first, period.last)
+        ids = [paper_id for paper_id in ids if paper_id in there]
+    return hub.entries(ids)
+
+
+def _all_listed(
+    hub: Hub, entries: Sequence[Entry], days: Mapping[str, date], base: str
+) -> list[dict[str, Any]]:
+    ids = [entry.paper.id for entry in entries]
+    by = hub.people.community.submitters(ids)
+    return [listed(e, days.get(e.paper.id), base, by.get(e.paper.id)) for e in entries]
 
 
 def window(day: str | None, week: str | None, month: str | None, today: date) -> Period | None:
@@ -105,7 +127,7 @@ def papers_search(
     entries = hub.search(query, limit).entries if query else ()
     days = hub.listed_on(entry.paper.id for entry in entries)
     base = site.settings.base_url
-    return JSONResponse([listed(e, days.get(e.paper.id), base) for e in entries])
+    return JSONResponse(_all_listed(hub, entries, days, base))
 
 
 @router.get("/api/papers")
@@ -147,7 +169,8 @@ def paper_info(hub: Papers, site: Pages, paper_id: str) -> Response:
         for start in ("linked", "numTotal")
     }
     when = hub.listed_on([entry.paper.id]).get(entry.paper.id)
-    outer = listed(entry, when, site.settings.base_url)
+    by = hub.people.community.submitters([entry.paper.id]).get(entry.paper.id)
+    outer = listed(entry, when, site.settings.base_url, by)
     outer.pop("paper")
     flat = inner(entry) | outer | linked
     flat["publishedAt"] = stamp(entry.paper.published)
@@ -216,13 +239,29 @@ def inner(entry: Entry) -> dict[str, Any]:
     return made
 
 
-def listed(entry: Entry, when: date | None, base: str) -> dict[str, Any]:
+def _user(account: Account) -> dict[str, Any]:
+    return {
+        "_id": _key(f"account {account.id}"),
+        "avatarUrl": "",
+        "fullname": account.shown,
+        "isPro": False,
+        "name": account.name,
+        "type": "user",
+        "user": account.name,
+    }
+
+
+def listed(entry: Entry, when: date | None, base: str, by: Account | None = None) -> dict[str, Any]:
     """The outer object of a list: what the client reads there, repeated there."""
     paper, own = entry.paper, inner(entry)
     outer = {k: own[k] for k in own if k not in ("authors", "discussionId")}
     outer["publishedAt"] = stamp(when or paper.published)
     if when:
         own["submittedOnDailyAt"] = outer["submittedOnDailyAt"] = stamp(when)
+    if by:
+        user = _user(by)
+        own["submittedOnDailyBy"] = user
+        outer |= {"submittedBy": user, "submittedOnDailyBy": user}
     return outer | {
         "paper": own,
         "numComments": entry.comments,
