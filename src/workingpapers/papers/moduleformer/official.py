@@ -96,6 +96,9 @@ def to_official(model: nn.Module) -> dict[str, Tensor]:
         ValueError: modules were added, or their weights pruned apart from the router: the official
             code has no such thing.
 
+    Shapes:
+        modules' matrices: `(modules, in, out)`, as the official code holds them.
+
     Source: [code].
     """
     state = model.state_dict()

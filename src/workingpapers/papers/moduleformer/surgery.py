@@ -228,6 +228,9 @@ def prune_modules(
         ValueError: both or neither of `threshold` and `keep`, a usage that does not fit, or fewer
             survivors than a token needs. The model is unchanged then.
 
+    Shapes:
+        each of usage: `(modules,)`.
+
     Source: [abstract]; [ours].
     """
     if (threshold is None) == (keep is None):

@@ -109,6 +109,33 @@ def test_all_parameters_learn_and_checkpointing_changes_nothing():
         assert_close(p.grad, grads[name])
 
 
+def test_a_cache_keeps_no_gradients_and_the_text_itself_has_them():
+    model = language_model()
+    x = ids(1, 5)
+    found = model(x, use_cache=True)
+    assert not any(
+        t.requires_grad for layer in found.cache.layers for t in (layer.keys, layer.values)
+    )
+    found.logits[:, -1].sum().backward()
+    assert model.transformer.h[0].attention.key.weight.grad.abs().max() > 0
+
+
+def test_options_reach_their_parts():
+    model = language_model(
+        moe_pdrop=0.1, resid_pdrop=0.2, embd_pdrop=1.0, sample_topk=1, activation_function="relu"
+    )
+    block = model.transformer.h[1]
+    gate = block.experts.pool.gate
+    assert (gate.dropout, gate.sample_top_k, gate.project.out_features) == (0.1, 1, 6)
+    assert block.dropout == 0.2
+    assert block.experts.activation(torch.tensor(-1.0)) == 0
+    x = ids(1, 5)
+    model.train()
+    states = model(x, output_hidden_states=True).hidden_states
+    assert states[0].abs().max() == 0  # all of the embedding is dropped
+    assert model.eval()(x, output_hidden_states=True).hidden_states[0].abs().max() > 0
+
+
 def test_outputs_that_can_be_asked_for():
     model = language_model()
     x = ids(2, 7)

@@ -77,6 +77,12 @@ def test_modules_can_be_added_twice():
     assert all(".2" in name for name in learning)
 
 
+def test_added_modules_are_of_the_models_kind():
+    model = add_modules(language_model().double().train(), attention=1, mlp=1)
+    assert all(p.dtype == torch.float64 for p in model.parameters())
+    assert all(module.training for module in model.modules())
+
+
 def test_the_penalty_is_the_new_rows_squared():
     model = add_modules(language_model(), mlp=2)
     rows = [pool.gate.rows[1] for pool in pools(model).values() if len(pool.gate.rows) > 1]
