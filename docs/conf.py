@@ -20,6 +20,7 @@ html_title = "Working Papers"
 html_static_path = ["_static"]
 exclude_patterns = ["_build"]
 autodoc_typehints = "none"
+autodoc_inherit_docstrings = False  # those of torch and transformers are not ours
 napoleon_use_ivar = True
 autodoc_member_order = "bysource"
 nitpicky = False

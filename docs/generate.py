@@ -3,6 +3,7 @@
 `python docs/generate.py` puts today's table of papers into README.md.
 """
 
+import importlib
 import shutil
 from pathlib import Path
 
@@ -61,9 +62,14 @@ def _page(card: Card, folder: Path) -> str:
     for heading, lines in (("Departures", card.departures), ("Limits", card.limits)):
         if lines:
             parts.append(f"## {heading}\n\n" + "\n".join(f"- {line}" for line in lines) + "\n")
-    names = ", ".join(card.exports)
-    reference = f"```{{eval-rst}}\n.. automodule:: workingpapers.papers.{card.slug}\n"
-    parts.append(f"## Reference\n\n{reference}   :members: {names}\n```\n")
+    module = importlib.import_module(f"workingpapers.papers.{card.slug}")
+    there = [name for name in card.exports if name in vars(module)]
+    lines = [f".. automodule:: {module.__name__}", f"   :members: {', '.join(there)}"]
+    # What a folder loads only when it is asked for is no attribute yet, so automodule misses it.
+    for thing in (getattr(module, name) for name in card.exports if name not in there):
+        lines += ["", f".. autoclass:: {thing.__module__}.{thing.__name__}"]
+    reference = "\n".join(lines)
+    parts.append(f"## Reference\n\n```{{eval-rst}}\n{reference}\n```\n")
     return "\n".join(parts)
 
 
