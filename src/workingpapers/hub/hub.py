@@ -1,8 +1,8 @@
 """The hub in one object: what pages, API and command line need of papers."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -248,7 +248,7 @@ class Hub:
             page = self.trending.period(among, limit, offset, at)
         else:
             page = self.trending.rolling(among, limit, offset, at)
-        with self._store.reading() as db:
+        with self._reading() as db:
             found = self._entries(db, [one.paper_id for one in page.ranked])
         return shown.ranking(page, found)
 
@@ -260,7 +260,7 @@ class Hub:
     def entries(self, ids: Iterable[str]) -> tuple[Entry, ...]:
         """The papers with these ids, in the order given; unknown ids are left out."""
         wanted = list(ids)
-        with self._store.reading() as db:
+        with self._reading() as db:
             meant = self._catalog.locate(db, wanted)
             return self._entries(db, [meant[name] for name in wanted if name in meant])
 
@@ -273,7 +273,7 @@ class Hub:
 
     def newest(self, limit: int = 50, offset: int = 0) -> tuple[Entry, ...]:
         """Papers that any edition listed, by publication, the newest first."""
-        with self._store.reading() as db:
+        with self._reading() as db:
             return self._entries(db, rankings.newest(db, limit, offset))
 
     def papers(
@@ -291,7 +291,7 @@ class Hub:
         `author` is a name in any case, with or without accents; `organization` a slug or a
         name.
         """
-        with self._store.reading() as db:
+        with self._reading() as db:
             found, total = papers.listed(
                 db,
                 limit,
@@ -305,14 +305,14 @@ class Hub:
 
     def board(self) -> tuple[Entry, ...]:
         """All papers that have a card, by title."""
-        with self._store.reading() as db:
+        with self._reading() as db:
             cards = self.shelf.by_paper()
             found = papers.find(db, cards).values()
             return self._joined(db, sorted(found, key=lambda paper: paper.title.casefold()))
 
     def changes(self, limit: int = 50, offset: int = 0) -> list[Change]:
         """Verdicts that are new or changed, the latest first."""
-        with self._store.reading() as db:
+        with self._reading() as db:
             told = events.read(db, kinds=["verdict"], newest_first=True, limit=limit, offset=offset)
             found = self._entries(db, dict.fromkeys(event.paper_id for event in told))
         return shown.changes(told, found)
@@ -329,7 +329,7 @@ class Hub:
         found, mended = self._asked(lambda db: self._index.search(db, query))
         if found is None:
             return Results(query, (), 0, False, mended)
-        with self._store.reading() as db:
+        with self._reading() as db:
             page = self._entries(db, found.ids[offset : offset + limit])
         notes = " ".join(filter(None, (mended, note, found.note)))
         return Results(query, page, len(found.ids), found.meaning, notes)
@@ -345,7 +345,7 @@ class Hub:
             query = " ".join((own.title.replace('"', " "), *own.fields))
             found, _ = self._asked(lambda db: self._index.search(db, query))
             near = [i for i in found.ids if i != own.id][:limit] if found else []
-        with self._store.reading() as db:
+        with self._reading() as db:
             return self._entries(db, near)
 
     def _freshened(self) -> str:
@@ -387,14 +387,20 @@ class Hub:
         except StoreError as error:  # the next reading of the shelf finds it again
             log.warning("what is new on the shelf was not recorded: %s", error)
 
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        """A view of the database, after what is new on the shelf has gone into its log."""
+        if self.shelf.by_paper() is not self._noticed:
+            self._notice()
+        with self._store.reading() as db:
+            yield db
+
     def _entries(self, db: Connection, ids: Iterable[str]) -> tuple[Entry, ...]:
         wanted = list(ids)
         found = papers.find(db, wanted)
         return self._joined(db, [found[i] for i in wanted if i in found])
 
     def _joined(self, db: Connection, found: Sequence[Paper]) -> tuple[Entry, ...]:
-        if self.shelf.by_paper() is not self._noticed:
-            self._notice()
         counts = votes.counts(db, [paper.id for paper in found])
         signals = []
         for paper in found:
