@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from itertools import count
 from pathlib import Path
 
@@ -16,6 +16,8 @@ import pytest
 from workingpapers.core.types import Paper
 from workingpapers.hub.entries import Shelf
 from workingpapers.hub.hub import Hub
+from workingpapers.hub.people.people import People
+from workingpapers.hub.people.signing import Admitted
 from workingpapers.hub.settings import Settings
 
 spec = importlib.util.spec_from_file_location("postgres", Path(__file__).with_name("postgres.py"))
@@ -118,6 +120,13 @@ def new_paper() -> Callable[..., Paper]:
 
 
 @pytest.fixture
+def papers(new_paper: Callable[..., Paper]) -> list[Paper]:
+    """Five of them, told apart by one word."""
+    names = ("Teapots", "Kettles", "Samovars", "Spoons", "Saucers")
+    return [new_paper(f"2401.0000{n}", f"{name} at rest") for n, name in enumerate(names)]
+
+
+@pytest.fixture
 def hashing() -> Hashing:
     return Hashing()
 
@@ -185,3 +194,70 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Shelf:
 def hub(settings: Settings, bare: Shelf, hashing: Hashing) -> Iterator[Hub]:
     with Hub.open(settings, bare, lambda: hashing) as opened:
         yield opened
+
+
+class Killed(BaseException):
+    """What a process feels when it is killed: nothing is caught, nothing is cleaned up."""
+
+
+@pytest.fixture
+def killed_while_adding(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Adds papers to a hub, and dies where `target` does what `name` says."""
+
+    def add(hub: Hub, records: list[Paper], target: object, name: str) -> None:
+        def killed(*arguments: object, **more: object) -> None:
+            raise Killed
+
+        with monkeypatch.context() as patched:
+            patched.setattr(target, name, killed)
+            with pytest.raises(Killed):
+                hub.add(records)
+
+    return add
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self):
+        self.now = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+    def __call__(self):
+        return self.now
+
+    def pass_(self, **how_long):
+        self.now += timedelta(**how_long)
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def people(hub, clock, settings, new_paper):
+    hub.add([new_paper("2401.00001"), new_paper("2401.00002")])
+    hub.people = People(hub._store, settings, clock=clock)
+    return hub.people
+
+
+@pytest.fixture
+def join(people):
+    """Sign somebody in for the first time."""
+
+    def made(name):
+        letter = people.signing.ask(f"{name}@lab.example", "/")
+        admitted = people.signing.by_link(letter.cookie, letter.link)
+        assert isinstance(admitted, Admitted)
+        account = people.community.describe(admitted.account, name, "", reading_public=False)
+        return account
+
+    return made
+
+
+@pytest.fixture
+def chief(people, join):
+    account = join("chief")
+    secret = people.signing.first_link()
+    people.signing.by_first(secret, account.email)
+    return people.community.named("chief")

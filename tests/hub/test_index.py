@@ -31,12 +31,6 @@ def settings(tmp_path):
 
 
 @pytest.fixture
-def papers(new_paper):
-    names = ("Teapots", "Kettles", "Samovars", "Spoons", "Saucers")
-    return [new_paper(f"2401.0000{n}", f"{name} at rest") for n, name in enumerate(names)]
-
-
-@pytest.fixture
 def opened(settings, bare, hashing):
     """Opens the hub again and again, as processes do."""
     hubs = []
@@ -59,10 +53,6 @@ def pending(hub):
         return outbox.pending(db)
 
 
-class Killed(BaseException):
-    """What a process feels when it is killed: nothing is caught, nothing is cleaned up."""
-
-
 @pytest.mark.parametrize(
     ("target", "name"),
     [
@@ -76,18 +66,11 @@ class Killed(BaseException):
         (outbox, "forget_other_models"),
     ],
 )
-def test_a_kill_at_any_point_loses_no_update(opened, papers, monkeypatch, target, name):
+def test_a_kill_at_any_point_loses_no_update(opened, papers, killed_while_adding, target, name):
     hub = opened()
     hub.add(papers[:3])
     change = replace(papers[0], title="Thermoses at rest")
-
-    def killed(*arguments, **more):
-        raise Killed
-
-    with monkeypatch.context() as patched:
-        patched.setattr(target, name, killed)
-        with pytest.raises(Killed):
-            hub.add([change, *papers[3:]])
+    killed_while_adding(hub, [change, *papers[3:]], target, name)
     again = opened()
     for word in ("Thermoses", "Kettles", "Samovars", "Spoons", "Saucers"):
         again.index()

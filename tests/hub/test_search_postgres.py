@@ -23,12 +23,6 @@ pytestmark = pytest.mark.postgres
 
 
 @pytest.fixture
-def papers(new_paper):
-    names = ("Teapots", "Kettles", "Samovars", "Spoons", "Saucers")
-    return [new_paper(f"2401.0000{n}", f"{name} at rest") for n, name in enumerate(names)]
-
-
-@pytest.fixture
 def address(postgresql):
     with postgresql.database() as address:
         yield address
@@ -58,10 +52,6 @@ def scalar(hub, statement):
         return db.scalar(text(statement))
 
 
-class Killed(BaseException):
-    """What a process feels when it is killed."""
-
-
 @pytest.mark.parametrize(
     ("target", "name"),
     [
@@ -74,18 +64,11 @@ class Killed(BaseException):
         (outbox, "forget_other_models"),
     ],
 )
-def test_a_kill_at_any_point_loses_no_update(opened, papers, monkeypatch, target, name):
+def test_a_kill_at_any_point_loses_no_update(opened, papers, killed_while_adding, target, name):
     hub = opened()
     hub.add(papers[:3])
     change = replace(papers[0], title="Thermoses at rest")
-
-    def killed(*arguments, **more):
-        raise Killed
-
-    with monkeypatch.context() as patched:
-        patched.setattr(target, name, killed)
-        with pytest.raises(Killed):
-            hub.add([change, *papers[3:]])
+    killed_while_adding(hub, [change, *papers[3:]], target, name)
     again = opened()
     again.index()
     for word in ("Thermoses", "Kettles", "Samovars", "Spoons", "Saucers"):
