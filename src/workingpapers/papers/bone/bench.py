@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from workingpapers.kit.local_learning import saved_bytes
+from workingpapers.kit.costs import costs
 from workingpapers.kit.timing import interleaved, threads
 from workingpapers.kit.vision import ensure_torchvision
 from workingpapers.papers.bone.blocks import Mode
@@ -19,7 +19,6 @@ from workingpapers.papers.bone.method import BoneLinear
 
 Row = dict[str, str | float]
 INPUTS, OUTPUTS, R, LORA_RANK = 576, 1536, 64, 46
-MIB = 2**20
 
 
 def _forms() -> dict[str, nn.Module]:
@@ -71,28 +70,9 @@ def layer(report: Callable[[str], None]) -> list[Row]:
         rng = torch.Generator().manual_seed(0)
         x = torch.randn(1, tokens, INPUTS, generator=rng, requires_grad=True)
 
-        def forward(form: nn.Module, x: torch.Tensor) -> None:
-            with torch.no_grad():
-                form(x)
-
-        def step(form: nn.Module, x: torch.Tensor) -> None:
-            form(x).sum().backward()
-
-        with threads(1):
-            forwards = interleaved({k: partial(forward, f, x) for k, f in forms.items()})
-            steps = interleaved({k: partial(step, f, x) for k, f in forms.items()})
-        for name, form in forms.items():
-            with saved_bytes(form, x) as saved:
-                form(x).sum().backward()
-            rows.append(
-                {
-                    "tokens": tokens,
-                    "form": name,
-                    "forward (ms, median)": round(1000 * forwards[name], 2),
-                    "with backward (ms, median)": round(1000 * steps[name], 2),
-                    "kept for backward (MiB)": round(saved.peak / MIB, 2),
-                }
-            )
+        runs = {name: partial(form, x) for name, form in forms.items()}
+        measured = costs(runs, {name: (form, x) for name, form in forms.items()})
+        rows += [{"tokens": tokens, "form": name, **row} for name, row in measured.items()]
     return rows
 
 

@@ -10,14 +10,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from workingpapers.kit.local_learning import saved_bytes
-from workingpapers.kit.timing import interleaved, threads
+from workingpapers.kit.costs import costs
 from workingpapers.kit.vision import ensure_torchvision
 from workingpapers.papers.lora_mixer.method import MixerLinear
 
 Row = dict[str, str | float]
 DIM, TOKENS, RANK = 576, 1024, 8
-MIB = 2**20
 
 
 class _Looped(nn.Module):
@@ -67,28 +65,9 @@ def layer(report: Callable[[str], None]) -> list[Row]:
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(4, TOKENS // 4, DIM, generator=generator, requires_grad=True)
 
-        def forward(form: nn.Module, x: Tensor) -> None:
-            with torch.no_grad():
-                form(x)
-
-        def step(form: nn.Module, x: Tensor) -> None:
-            form(x).sum().backward()
-
-        with threads(1):
-            forwards = interleaved({k: partial(forward, f, x) for k, f in forms.items()})
-            steps = interleaved({k: partial(step, f, x) for k, f in forms.items()})
-        for name, form in forms.items():
-            with saved_bytes(form, x) as saved:
-                form(x).sum().backward()
-            rows.append(
-                {
-                    "experts": experts,
-                    "form": name,
-                    "forward (ms, median)": round(1000 * forwards[name], 2),
-                    "with backward (ms, median)": round(1000 * steps[name], 2),
-                    "kept for backward (MiB)": round(saved.peak / MIB, 2),
-                }
-            )
+        runs = {name: partial(form, x) for name, form in forms.items()}
+        measured = costs(runs, {name: (form, x) for name, form in forms.items()})
+        rows += [{"experts": experts, "form": name, **row} for name, row in measured.items()]
     return rows
 
 

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workingpapers.kit.local_learning import saved_bytes
+from workingpapers.kit.costs import costs
 from workingpapers.kit.timing import interleaved, threads
 from workingpapers.papers.moduleformer.check import PythiaBlock, sparse_block
 from workingpapers.papers.moduleformer.stick_breaking import stick_breaking_attention
 
 Row = dict[str, str | float]
-MIB = 2**20
 
 
 def block(report: Callable[[str], None]) -> list[Row]:
@@ -37,29 +36,17 @@ def block(report: Callable[[str], None]) -> list[Row]:
         }
     for tokens, given in inputs.items():
         report(f"{tokens} tokens in sequences of 256")
-        with threads(1):
-            with torch.no_grad():
-                calls = {n: partial(form, given[n]) for n, (form, _) in forms.items()}
-                forwards = interleaved(calls, repeats=3)
-            steps = interleaved(
-                {n: partial(_step, form, given[n]) for n, (form, _) in forms.items()}, repeats=3
-            )
+        measured = costs(
+            {name: partial(_answer, form, given[name]) for name, (form, _) in forms.items()},
+            {name: (form, given[name]) for name, (form, _) in forms.items()},
+            repeats=3,
+            digits=1,
+        )
         for name, (form, _) in forms.items():
-            with saved_bytes(form, given[name]) as saved:
-                _step(form, given[name])
             form.zero_grad()
-            rows.append(
-                {
-                    "tokens": tokens,
-                    "form": name,
-                    "parameters (millions)": round(
-                        sum(p.numel() for p in form.parameters()) / 1e6, 1
-                    ),
-                    "forward (ms, median)": round(1000 * forwards[name], 1),
-                    "with backward (ms, median)": round(1000 * steps[name], 1),
-                    "kept for backward (MiB)": round(saved.peak / MIB, 1),
-                }
-            )
+            size = round(sum(p.numel() for p in form.parameters()) / 1e6, 1)
+            row: Row = {"tokens": tokens, "form": name, "parameters (millions)": size}
+            rows.append({**row, **measured[name]})
     return rows
 
 
@@ -87,22 +74,9 @@ def attention(report: Callable[[str], None]) -> list[Row]:
         report(f"{length} tokens")
         q, k, v = (torch.randn(1, 8, length, 64, generator=generator) for _ in range(3))
         parts = [t.requires_grad_() for t in (q, k, v)]
-        with threads(1):
-            with torch.no_grad():
-                forwards = interleaved({n: partial(f, *parts) for n, f in forms.items()}, repeats=5)
-            steps = interleaved({n: partial(_step, f, *parts) for n, f in forms.items()}, repeats=5)
-        for name, form in forms.items():
-            with saved_bytes(*parts) as saved:
-                _step(form, *parts)
-            rows.append(
-                {
-                    "tokens": length,
-                    "form": name,
-                    "forward (ms, median)": round(1000 * forwards[name], 2),
-                    "with backward (ms, median)": round(1000 * steps[name], 2),
-                    "kept for backward (MiB)": round(saved.peak / MIB, 2),
-                }
-            )
+        runs = {name: partial(form, *parts) for name, form in forms.items()}
+        measured = costs(runs, dict.fromkeys(forms, parts), repeats=5)
+        rows += [{"tokens": length, "form": name, **row} for name, row in measured.items()]
     return rows
 
 
@@ -129,11 +103,11 @@ def token(report: Callable[[str], None]) -> list[Row]:
     return rows
 
 
-def _step(form: Callable[..., object], *given: Tensor) -> None:
-    found = form(*given)
+def _answer(form: Callable[..., object], given: Tensor) -> Tensor:
+    found = form(given)
     answer = found[0] if isinstance(found, tuple) else found
     assert isinstance(answer, Tensor)
-    answer.sum().backward()
+    return answer
 
 
 BENCHES: dict[str, Callable[[Callable[[str], None]], list[Row]]] = {
