@@ -6,8 +6,9 @@ again, and to save and load only what it added, with its config in the file's me
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,8 +19,37 @@ from torch import Tensor, nn
 
 from workingpapers.kit.layers import sites
 
-Wrap = TypeVar("Wrap", bound=nn.Module)
+Kind = TypeVar("Kind", bound=nn.Module)
+Config = TypeVar("Config")
 _SHOWN = 4  # problems in a message
+
+
+class Wrap(nn.Module):
+    """What every adapter of a linear layer has: the frozen layer as `base`, its sizes and tensors.
+
+    Args:
+        base: the layer to adapt, `nn.Linear` or transformers' `Conv1D`; frozen, not copied.
+    """
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.in_features, self.out_features = sites.features(base)
+        self.base = base.requires_grad_(False)
+
+    @property
+    def weight(self) -> Tensor:
+        """The layer's own weight, for models that look at a layer's type and device."""
+        return self.base.get_parameter("weight")
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The layer's own bias."""
+        return sites.bias(self.base)
+
+    def check(self, x: Tensor) -> None:
+        """Raise ValueError unless x has as many features as the layer reads."""
+        if x.shape[-1] != self.in_features:
+            raise ValueError(f"x must have {self.in_features} features last, got {tuple(x.shape)}")
 
 
 def uncompiled(model: nn.Module) -> nn.Module:
@@ -40,9 +70,50 @@ def trainable_on_error(model: nn.Module) -> Iterator[None]:
         raise
 
 
-def wraps(model: nn.Module, kind: type[Wrap]) -> dict[str, Wrap]:
+def wraps(model: nn.Module, kind: type[Kind]) -> dict[str, Kind]:
     """All modules of a kind, by name; one that stands in two places comes once."""
     return {name: m for name, m in uncompiled(model).named_modules() if isinstance(m, kind)}
+
+
+def find(
+    model: nn.Module, targets: sites.Where, saved: Sequence[str], *, adapter: str, whole: bool
+) -> tuple[dict[str, nn.Module], tuple[str, ...]]:
+    """Find the layers to adapt and the modules to train whole, by full name.
+
+    Args:
+        model: the model around them.
+        targets: the linear layers, as in `sites.find_linear`.
+        saved: the modules that are trained and saved whole.
+        adapter: what wraps a layer, for messages.
+        whole: take names as whole names, not as endings.
+
+    Raises:
+        ValueError: something fits nothing, or a module that is trained whole holds a target.
+        TypeError: a target is not linear, or the model is a linear layer itself.
+    """
+    if sites.is_linear(model):
+        raise TypeError(f"model must hold its linear layers, got one itself: use {adapter}")
+    layers = sites.find_linear(model, targets, argument="target_modules", whole=whole)
+    kept: dict[str, nn.Module] = {}
+    if saved:
+        kept = sites.find_modules(model, saved, argument="modules_to_save", whole=whole)
+    for name in layers:
+        for holder in kept:
+            if f"{name}.".startswith(f"{holder}."):
+                raise ValueError(
+                    f"modules_to_save: {holder} is trained whole, so its layer {name} cannot be "
+                    "frozen and adapted; leave it out of one of the two"
+                )
+    return layers, tuple(kept)
+
+
+def saved_tensors(model: nn.Module, saved: Sequence[str]) -> dict[str, Tensor]:
+    """The tensors of the modules that are trained whole, by full name."""
+    return {
+        f"{name}.{key}": tensor
+        for name in saved
+        for key, tensor in model.get_submodule(name).state_dict(keep_vars=True).items()
+    }
 
 
 def install(model: nn.Module, layers: Mapping[str, nn.Module]) -> None:
@@ -120,3 +191,19 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, Any], dict[
         raise ValueError(f"{path} must hold an adapter of {kind}, it has no {kind!r} config")
     config: dict[str, Any] = json.loads(text)
     return config, state
+
+
+def read_as(
+    path: str | os.PathLike[str], kind: str, config: type[Config]
+) -> tuple[Config, dict[str, Tensor]]:
+    """Read what `write` has written with the fields of a dataclass as its config.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: as in `read`, or the config has other keys than the dataclass.
+    """
+    table, state = read(path, kind)
+    known = sorted(field.name for field in fields(config))  # type: ignore[arg-type]
+    if sorted(table) != known:
+        raise ValueError(f"{path}: the config must have the keys {known}, got {sorted(table)}")
+    return config(**table), state

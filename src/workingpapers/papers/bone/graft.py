@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -152,7 +152,7 @@ def load_adapter(
     elif Path(source).is_dir():
         config, state, _ = read_folder(source)
     else:
-        config, state = _read(source)
+        config, state = grafting.read_as(source, _KIND, BoneConfig)
     layers = grafting.wraps(bare, BoneLinear)
     if layers:
         for name, layer in layers.items():
@@ -285,23 +285,9 @@ def _prepare(model: nn.Module, config: BoneConfig, whole: bool = False) -> _Prep
     """Check the config against the model and build the layers, without putting them there."""
     if grafting.wraps(model, BoneLinear):
         raise RuntimeError("model has block matrices already: unload or merge_and_unload first")
-    if sites.is_linear(model):
-        raise TypeError("model must hold its linear layers, got one itself: use BoneLinear")
-    targets = sites.find_linear(
-        model, config.target_modules, argument="target_modules", whole=whole
+    targets, saved = grafting.find(
+        model, config.target_modules, config.modules_to_save, adapter="BoneLinear", whole=whole
     )
-    saved: dict[str, nn.Module] = {}
-    if config.modules_to_save:
-        saved = sites.find_modules(
-            model, config.modules_to_save, argument="modules_to_save", whole=whole
-        )
-    for name in targets:
-        for kept in saved:
-            if f"{name}.".startswith(f"{kept}."):
-                raise ValueError(
-                    f"modules_to_save: {kept} is trained whole, so its layer {name} cannot be "
-                    "frozen and adapted; leave it out of one of the two"
-                )
     wrapped: dict[int, BoneLinear] = {}
     for name, layer in targets.items():
         if id(layer) not in wrapped:
@@ -310,7 +296,7 @@ def _prepare(model: nn.Module, config: BoneConfig, whole: bool = False) -> _Prep
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
     layers = {name: wrapped[id(layer)] for name, layer in targets.items()}
-    return replace(config, target_modules=tuple(targets), modules_to_save=tuple(saved)), layers
+    return replace(config, target_modules=tuple(targets), modules_to_save=saved), layers
 
 
 def _install(model: nn.Module, config: BoneConfig, layers: dict[str, BoneLinear]) -> None:
@@ -340,21 +326,10 @@ def _tensors(
         first.setdefault(id(layer), name)
     found: dict[str, Tensor] = {f"{name}.block": layers[name].block for name in first.values()}
     config = config or _config(model)
-    for name in () if config is None else config.modules_to_save:
-        kept = model.get_submodule(name).state_dict(keep_vars=True)
-        found |= {f"{name}.{key}": tensor for key, tensor in kept.items()}
-    return found
+    return found | grafting.saved_tensors(model, config.modules_to_save if config else ())
 
 
 def _load(model: nn.Module, state: Mapping[str, Tensor], layers: Mapping[str, BoneLinear]) -> None:
     if any(layer.merged for layer in layers.values()):
         raise RuntimeError("the adapter is merged: unmerge before loading another")
     grafting.copy_in(state, _tensors(model, layers))
-
-
-def _read(path: str | os.PathLike[str]) -> tuple[BoneConfig, dict[str, Tensor]]:
-    table, state = grafting.read(path, _KIND)
-    known = sorted(f.name for f in fields(BoneConfig))
-    if sorted(table) != known:
-        raise ValueError(f"{path}: the config must have the keys {known}, got {sorted(table)}")
-    return BoneConfig(**table), state

@@ -39,7 +39,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workingpapers.kit.layers import sites
+from workingpapers.kit.layers import grafting, sites
 from workingpapers.papers.bone.blocks import (
     AFFINE,
     BatProduct,
@@ -53,7 +53,7 @@ from workingpapers.papers.bone.blocks import (
 )
 
 
-class BoneLinear(nn.Module):
+class BoneLinear(grafting.Wrap):
     """Answer as a frozen linear layer does whose weight a trained block matrix changes.
 
     A new one answers exactly as the layer alone, to the bit.
@@ -88,13 +88,11 @@ class BoneLinear(nn.Module):
         mini_r: int | None = None,
         dropout: float | int = 0.0,
     ) -> None:
-        super().__init__()
         check_options(r, mode, mini_r, dropout)
         i, o = sites.features(base)
         _check_sizes(r, mode, mini_r, o, i)
-        self.in_features, self.out_features = i, o
+        super().__init__(base)
         self.r, self.mode, self.mini_r, self.dropout = r, mode, mini_r, dropout
-        self.base = base.requires_grad_(False)
         held = sites.weight(base) if mode in AFFINE else base.get_parameter("weight")
         dtype = held.dtype if held.is_floating_point() else None  # codes of a quantised layer
         shapes = {"bat": (o // r, r, r), "row": (i // r, r, r), "bone": (r, o)}
@@ -107,16 +105,6 @@ class BoneLinear(nn.Module):
         self.train(base.training)
 
     @property
-    def weight(self) -> Tensor:
-        """The layer's own weight, for models that look at a layer's type and device."""
-        return self.base.get_parameter("weight")
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The layer's own bias."""
-        return sites.bias(self.base)
-
-    @property
     def merged(self) -> bool:
         """Whether D stands in the layer's weight at present."""
         return self._merged
@@ -126,8 +114,7 @@ class BoneLinear(nn.Module):
         return f"mode={self.mode!r}, r={self.r}{mini}, merged={self.merged}"
 
     def forward(self, x: Float[Tensor, "*batch i"]) -> Float[Tensor, "*batch o"]:
-        if x.shape[-1] != self.in_features:
-            raise ValueError(f"x must have {self.in_features} features last, got {tuple(x.shape)}")
+        self.check(x)
         if self._merged:
             if self.training and torch.is_grad_enabled():
                 raise RuntimeError(

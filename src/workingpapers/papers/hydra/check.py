@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workingpapers.core.types import Check, Measurement
+from workingpapers.kit.pretrained import WIDTH, clothes_transformer, cosine
 from workingpapers.kit.timing import interleaved
 from workingpapers.kit.vision import load_timm
 from workingpapers.papers.hydra import pictures, sentences
@@ -79,7 +80,7 @@ def train(model: nn.Module, rate: float, batches: Sequence[tuple[Tensor, ...]]) 
     )
     model.train()
     for step, (*given, labels) in enumerate(batches):
-        optimiser.param_groups[0]["lr"] = rate * pictures.cosine(step, len(batches))
+        optimiser.param_groups[0]["lr"] = rate * cosine(step, len(batches))
         optimiser.zero_grad()
         F.cross_entropy(model(*given), labels).backward()
         optimiser.step()
@@ -101,11 +102,11 @@ def on_task(
     x, y = task.train
 
     def fitted(scale: float, size: int) -> nn.Module:
-        model = copy.deepcopy(pictures.transformer())
+        model = copy.deepcopy(clothes_transformer())
         rng = torch.Generator().manual_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model.head = nn.Linear(pictures.WIDTH, task.classes)
+            model.head = nn.Linear(WIDTH, task.classes)
         model = adapt(model, "pictures", arm, scale, seed)
         order = [torch.randperm(size, generator=rng) for _ in range(epochs)]
         batches = [(x[b], y[b]) for run in order for b in run.split(pictures.BATCH)]

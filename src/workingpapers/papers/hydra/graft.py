@@ -6,22 +6,16 @@ is what the official code trains, adapters, their scales and the task's head; bu
 modules themselves, not by "scale" in a parameter's name, which catches `logit_scale` too [code].
 """
 
-import json
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from workingpapers.kit.layers import sites
+from workingpapers.kit.layers import grafting, sites
 from workingpapers.kit.layers.low_rank import Init
 from workingpapers.papers.hydra.method import HydraLinear, check_options
 
@@ -104,8 +98,8 @@ def apply(model: nn.Module, config: HydraConfig) -> nn.Module:
 
     Source: [code, set_hydra of vtab1k/hydra.py], for other models as well [ours].
     """
-    bare = _bare(model)
-    with _unchanged_on_error(bare):
+    bare = grafting.uncompiled(model)
+    with grafting.trainable_on_error(bare):
         config, layers = _prepare(bare, config)
     _install(bare, config, layers)
     return model
@@ -119,8 +113,8 @@ def hydra_layers(model: nn.Module) -> dict[str, HydraLinear]:
 
     Source: [ours].
     """
-    bare = _bare(model)
-    found = {name: m for name, m in bare.named_modules() if isinstance(m, HydraLinear)}
+    bare = grafting.uncompiled(model)
+    found = grafting.wraps(bare, HydraLinear)
     if not found:
         raise ValueError(f"model must have Hydra's branches, got a {type(bare).__name__} without")
     return found
@@ -145,7 +139,7 @@ def adapter_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
     Source: [code, the files that vtab1k saves], under names of our own.
     """
-    bare = _bare(model)
+    bare = grafting.uncompiled(model)
     return {key: t.detach() for key, t in _tensors(bare, hydra_layers(bare), _config(bare)).items()}
 
 
@@ -158,7 +152,7 @@ def save_adapter(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
     Source: [ours]; the official file has no scale.
     """
-    bare = _bare(model)
+    bare = grafting.uncompiled(model)
     layers, config = hydra_layers(bare), _config(bare)
     if config is None:
         raise RuntimeError("model must have its branches from apply to be saved, it has no config")
@@ -167,8 +161,7 @@ def save_adapter(model: nn.Module, path: str | os.PathLike[str]) -> None:
         if len(scales) > 1:
             raise RuntimeError(f"a file holds one scale, but the layers have {scales}")
         config = replace(config, scale=scales[0])
-    state = {name: t.contiguous().clone() for name, t in adapter_state_dict(bare).items()}
-    save_file(state, Path(path), metadata={"format": "pt", _KEY: json.dumps(asdict(config))})
+    grafting.write(path, adapter_state_dict(bare), _KEY, asdict(config))
 
 
 def load_adapter(
@@ -194,26 +187,26 @@ def load_adapter(
 
     Source: [ours].
     """
-    bare = _bare(model)
+    bare = grafting.uncompiled(model)
     if isinstance(source, Mapping):
         layers = hydra_layers(bare)
-        _copy(source, _fitting(source, bare, layers, _config(bare)))
+        grafting.copy_in(source, _fitting(source, bare, layers, _config(bare)))
         return model
-    config, state = _read(Path(source))
-    if any(isinstance(module, HydraLinear) for module in bare.modules()):
+    config, state = grafting.read_as(source, _KEY, HydraConfig)
+    if grafting.wraps(bare, HydraLinear):
         layers, own = hydra_layers(bare), _config(bare)
-        _copy(state, _fitting(state, bare, layers, own))
+        grafting.copy_in(state, _fitting(state, bare, layers, own))
         if not config.learn_scale:
             for layer in layers.values():
                 layer.set_scale(config.scale)
             if own is not None:
                 _set_config(bare, replace(own, scale=config.scale))
         return model
-    with _unchanged_on_error(bare):
+    with grafting.trainable_on_error(bare):
         config, layers = _prepare(bare, config, whole=True)
         expected = _fitting(state, bare, layers, config)
     _install(bare, config, layers)
-    _copy(state, expected)
+    grafting.copy_in(state, expected)
     return model
 
 
@@ -295,12 +288,6 @@ def unload(model: nn.Module) -> nn.Module:
     return _take_off(model)
 
 
-def _bare(model: nn.Module) -> nn.Module:
-    """What `torch.compile` wrapped, since its names and submodules are what we need."""
-    inner = getattr(model, "_orig_mod", None)
-    return inner if isinstance(inner, nn.Module) else model
-
-
 def _own(layer: HydraLinear) -> list[tuple[str, nn.Parameter]]:
     return [(key, p) for key, p in layer.named_parameters() if not key.startswith("base.")]
 
@@ -314,50 +301,23 @@ def _set_config(model: nn.Module, config: HydraConfig) -> None:
     object.__setattr__(model, "hydra_config", config)  # a plain attribute, not a submodule
 
 
-@contextmanager
-def _unchanged_on_error(model: nn.Module) -> Iterator[None]:
-    """Wrapping a layer freezes it; where wrapping fails half-way, what trained shall train on."""
-    before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    try:
-        yield
-    except Exception:
-        for parameter, trained in before:
-            parameter.requires_grad_(trained)
-        raise
-
-
 def _prepare(
     model: nn.Module, config: HydraConfig, whole: bool = False
 ) -> tuple[HydraConfig, dict[str, HydraLinear]]:
     """Check the config against the model and build the layers, without putting them there."""
-    if any(isinstance(module, HydraLinear) for module in model.modules()):
+    if grafting.wraps(model, HydraLinear):
         raise RuntimeError("model has Hydra's branches already: unload or merge_and_unload first")
-    if sites.is_linear(model):
-        raise TypeError("model must hold its linear layers, got one itself: use HydraLinear")
-    targets = sites.find_linear(
-        model, config.target_modules, argument="target_modules", whole=whole
+    targets, saved = grafting.find(
+        model, config.target_modules, config.modules_to_save, adapter="HydraLinear", whole=whole
     )
-    saved: dict[str, nn.Module] = {}
-    if config.modules_to_save:
-        saved = sites.find_modules(
-            model, config.modules_to_save, argument="modules_to_save", whole=whole
-        )
-    for name in targets:
-        for kept in saved:
-            if f"{name}.".startswith(f"{kept}."):
-                raise ValueError(
-                    f"modules_to_save: {kept} is trained whole, so its layer {name} cannot be "
-                    "frozen and adapted; leave it out of one of the two"
-                )
     wrapped = {id(layer): HydraLinear(layer, **config.options()) for layer in targets.values()}
     layers = {name: wrapped[id(layer)] for name, layer in targets.items()}
-    return replace(config, target_modules=tuple(targets), modules_to_save=tuple(saved)), layers
+    return replace(config, target_modules=tuple(targets), modules_to_save=saved), layers
 
 
 def _install(model: nn.Module, config: HydraConfig, layers: dict[str, HydraLinear]) -> None:
     model.requires_grad_(False)
-    for name, layer in layers.items():
-        sites.replace(model, name, layer)
+    grafting.install(model, layers)
     for layer in layers.values():
         for _, parameter in _own(layer):
             parameter.requires_grad_(True)
@@ -367,15 +327,8 @@ def _install(model: nn.Module, config: HydraConfig, layers: dict[str, HydraLinea
 
 
 def _take_off(model: nn.Module) -> nn.Module:
-    bare = _bare(model)
-    places = [
-        (name, module)
-        for name, module in bare.named_modules(remove_duplicate=False)
-        if isinstance(module, HydraLinear)
-    ]
-    for name, layer in places:
-        sites.replace(bare, name, layer.base)
-        layer.base.train(layer.training)
+    grafting.take_off(model, HydraLinear)
+    bare = grafting.uncompiled(model)
     if _config(bare) is not None:
         del bare.hydra_config
     return model
@@ -394,10 +347,7 @@ def _tensors(
         if first[id(layer)] == name
         for key, parameter in _own(layer)
     }
-    for name in () if config is None else config.modules_to_save:
-        kept = model.get_submodule(name).state_dict(keep_vars=True)
-        found |= {f"{name}.{key}": tensor for key, tensor in kept.items()}
-    return found
+    return found | grafting.saved_tensors(model, config.modules_to_save if config else ())
 
 
 def _fitting(
@@ -410,36 +360,5 @@ def _fitting(
     if any(layer.merged for layer in layers.values()):
         raise RuntimeError("the branches are merged: unmerge before loading others")
     expected = _tensors(model, layers, config)
-    problems = [f"{key} is missing" for key in expected if key not in state]
-    problems += [f"{key} is unknown" for key in state if key not in expected]
-    problems += [
-        f"{key} must be {tuple(tensor.shape)}, got {tuple(state[key].shape)}"
-        for key, tensor in expected.items()
-        if key in state and state[key].shape != tensor.shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise RuntimeError(f"the adapter does not fit: {'; '.join(problems[:4])}{more}")
+    grafting.check_fit(state, expected)
     return expected
-
-
-@torch.no_grad()
-def _copy(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    for key, tensor in expected.items():
-        tensor.copy_(state[key])
-
-
-def _read(path: Path) -> tuple[HydraConfig, dict[str, Tensor]]:
-    try:
-        with safe_open(path, "pt") as file:
-            text = (file.metadata() or {}).get(_KEY)
-            state = {name: file.get_tensor(name) for name in file.keys()}
-    except SafetensorError as error:
-        raise ValueError(f"{path} must be a safetensors file: {error}") from None
-    if text is None:
-        raise ValueError(f"{path} must be a file of save_adapter, it has no {_KEY!r} config")
-    table = json.loads(text)
-    known = sorted(f.name for f in fields(HydraConfig))
-    if sorted(table) != known:
-        raise ValueError(f"{path}: the config must have the keys {known}, got {sorted(table)}")
-    return HydraConfig(**table), state

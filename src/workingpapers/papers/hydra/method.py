@@ -35,11 +35,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from workingpapers.kit.layers import sites
+from workingpapers.kit.layers import grafting, sites
 from workingpapers.kit.layers.low_rank import Init, LowRank, check_dropout, check_init
 
 
-class HydraLinear(nn.Module):
+class HydraLinear(grafting.Wrap):
     """Answer as a frozen linear layer does, plus what two trained low-rank branches add.
 
     A new one answers exactly as the layer alone: the branches end in zeros.
@@ -82,12 +82,10 @@ class HydraLinear(nn.Module):
         learn_scale: bool = False,
         lean: bool = False,
     ) -> None:
-        super().__init__()
         check_options(r_par, r_seq, scale, dropout, init)
-        i, o = sites.features(base)
-        self.in_features, self.out_features = i, o
+        super().__init__(base)
+        i, o = self.in_features, self.out_features
         self.dropout, self.lean = dropout, lean
-        self.base = base.requires_grad_(False)
         held = sites.weight(base) if lean else base.get_parameter("weight")
         dtype = held.dtype if held.is_floating_point() else None  # codes of a quantised layer
         kind: dict[str, Any] = {"device": held.device, "dtype": dtype}
@@ -106,16 +104,6 @@ class HydraLinear(nn.Module):
         self._kept: tuple[nn.Parameter, nn.Parameter | None] | None = None
         self._had_bias = sites.bias(base) is not None
         self.train(base.training)
-
-    @property
-    def weight(self) -> Tensor:
-        """The layer's own weight, for models that look at a layer's type and device."""
-        return self.base.get_parameter("weight")
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The layer's own bias."""
-        return sites.bias(self.base)
 
     @property
     def merged(self) -> bool:
@@ -158,8 +146,7 @@ class HydraLinear(nn.Module):
         return [(name, scale, branch) for name, scale, branch in pairs if branch is not None]
 
     def forward(self, x: Float[Tensor, "*batch i"]) -> Float[Tensor, "*batch o"]:
-        if x.shape[-1] != self.in_features:
-            raise ValueError(f"x must have {self.in_features} features last, got {tuple(x.shape)}")
+        self.check(x)
         if self._merged:
             if self.training and torch.is_grad_enabled():
                 raise RuntimeError(

@@ -352,8 +352,7 @@ def load_mixer(model: nn.Module, path: str | os.PathLike[str]) -> nn.Module:
 
     Source: [ours].
     """
-    table, state = grafting.read(path, _KIND)
-    config = MixerConfig(**table)
+    config, state = grafting.read_as(path, _KIND, MixerConfig)
     if not grafting.wraps(model, MixerLinear):
         _apply(model, config, whole=True)
     grafting.copy_in(state, _own(model))

@@ -23,8 +23,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from workingpapers.kit.layers import grafting, sites
 from workingpapers.kit.layers import routing as choosing
-from workingpapers.kit.layers import sites
 from workingpapers.kit.layers.experts import Dispatch, grouped_linear
 from workingpapers.kit.layers.low_rank import check_dropout
 from workingpapers.kit.layers.routing import Choice, balance, choose, marginal
@@ -77,7 +77,7 @@ class LowRankExperts(nn.Module):
         nn.init.uniform_(self.A, -bound, bound)
 
 
-class MixerLinear(nn.Module):
+class MixerLinear(grafting.Wrap):
     """Answer as a frozen linear layer does, plus the low-rank experts each token is routed to.
 
     A new one answers exactly as the layer alone: B is zero.
@@ -115,11 +115,9 @@ class MixerLinear(nn.Module):
         dropout: float | int = 0.0,
         routing: str = "hard_soft",
     ) -> None:
-        super().__init__()
         check_options(num_experts, r, alpha, top_k, dropout, routing)
-        i, o = sites.features(base)
-        self.in_features, self.out_features = i, o
-        self.base = base.requires_grad_(False)
+        super().__init__(base)
+        i, o = self.in_features, self.out_features
         held = sites.weight(base)
         self.scale = 1.0 if alpha is None else alpha / r
         self.top_k, self.dropout, self.routing = top_k, float(dropout), routing
@@ -132,23 +130,12 @@ class MixerLinear(nn.Module):
         self.train(base.training)
 
     @property
-    def weight(self) -> Tensor:
-        """The layer's own weight, for models that look at a layer's type and device."""
-        return self.base.get_parameter("weight")
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The layer's own bias."""
-        return sites.bias(self.base)
-
-    @property
     def num_experts(self) -> int:
         """E."""
         return self.experts.A.shape[0]
 
     def forward(self, x: Float[Tensor, "*batch i"]) -> Float[Tensor, "*batch o"]:
-        if x.shape[-1] != self.in_features:
-            raise ValueError(f"x must have {self.in_features} features last, got {tuple(x.shape)}")
+        self.check(x)
         y = self.base(x)
         dropped = F.dropout(x, self.dropout, self.training)
         if self.task is not None:
