@@ -63,6 +63,10 @@ def views() -> dict[str, str]:
         "paper": f"/papers/{paper}",
         "search": "/search?q=make+vision+transformers+faster",
         "evidence": "/evidence",
+        "trending": "/trending?at=2025-12-31",
+        "ranking": "/ranking",
+        "changes": "/changes",
+        "sign-in": "/sign-in",
     }
 
 
