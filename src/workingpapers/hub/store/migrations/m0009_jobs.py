@@ -1,0 +1,7 @@
+"""jobs (reserved)."""
+
+from sqlalchemy import Connection
+
+
+def up(db: Connection) -> None:
+    """Nothing yet."""
