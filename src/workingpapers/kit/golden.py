@@ -17,13 +17,18 @@ class Golden:
     """A golden file: the arguments of `parity.run`, and what it should answer."""
 
     config: dict[str, Any]
-    state: dict[str, Tensor]  # by official key
+    # By official key; those of a second network by the whole name: "state_second/…".
+    state: dict[str, Tensor]
     inputs: dict[str, Tensor]  # by bare name
     expected: dict[str, Tensor]  # by full name: output/…, mid/…, grad/…
 
 
 def read(path: Path) -> Golden:
-    """Read `golden.safetensors`: `state/`, `input/` and the answers, `config` in the metadata."""
+    """Read `golden.safetensors`: `state/`, `input/` and the answers, `config` in the metadata.
+
+    Where the official code was asked for several networks, the others' weights are under
+    `state_<name>/`.
+    """
     with safe_open(path, "pt") as file:
         config = json.loads(file.metadata()["config"])
         tensors = {name: file.get_tensor(name) for name in file.keys()}
@@ -33,6 +38,8 @@ def read(path: Path) -> Golden:
         kind, _, rest = name.partition("/")
         if kind in parts:
             parts[kind][rest] = tensor
+        elif kind.startswith("state_"):
+            parts["state"][name] = tensor
         else:
             expected[name] = tensor
     return Golden(config, parts["state"], parts["input"], expected)
