@@ -43,7 +43,9 @@ def files(slug: str, papers: Path = library.PAPERS) -> list[str]:
     wrong = [f"{name} is missing" for name in REQUIRED if name not in names]
     if ("golden.safetensors" in names) != ("parity.py" in names):
         wrong.append("golden.safetensors and parity.py come together")
-    allowed = {*REQUIRED, "golden.safetensors"}
+    if ("pictures" in names) != ("pictures.py" in names):
+        wrong.append("pictures and pictures.py come together; run `papers pictures`")
+    allowed = {*REQUIRED, "golden.safetensors", "pictures"}
     strays = sorted(n for n in names - allowed if not n.endswith(".py"))
     return wrong + [f"{name} does not belong here" for name in strays]
 
@@ -123,6 +125,19 @@ def evidence(slug: str, papers: Path = library.PAPERS) -> list[str]:
     return wrong + [f"{key}: evidence of a claim that is not on the card" for key, _ in found]
 
 
+def pictures(slug: str, papers: Path = library.PAPERS) -> list[str]:
+    """Every picture is there, and was made by the code of today."""
+    made = library.pictures(slug, papers)
+    if not made:
+        return []
+    now, folder = library.picture_digest(slug, papers), papers / slug / "pictures"
+    stale = [p.name for p in made if p.sources != now]
+    wrong = [f"{name}: made by other code; run `papers pictures {slug}`" for name in stale]
+    names = {"pictures.json", *(picture.name for picture in made)}
+    strays = names ^ {path.name for path in folder.iterdir()}
+    return wrong + [f"pictures/{name}: listed and missing, or not listed" for name in strays]
+
+
 def imports(slug: str, papers: Path = library.PAPERS) -> list[str]:
     """Importing the folder changes nothing global and loads none of the libraries it plugs into."""
     name = f"{_package()}.{slug}"
@@ -169,5 +184,5 @@ def _module(name: str) -> ModuleType:
 
 Rule = Callable[..., list[str]]  # (slug, papers)
 RULES: tuple[Rule, ...] = (
-    files, card, exports, checks, evidence, imports, parity, snippet,
+    files, card, exports, checks, evidence, pictures, imports, parity, snippet,
 )  # fmt: skip

@@ -1,11 +1,13 @@
 """Commands on methods: list, show, check, bench, data."""
 
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
+from rich.progress import Progress, TaskID
 
 from workingpapers.cli.console import (
     complain,
@@ -107,6 +109,9 @@ def check(
     stale: Annotated[
         bool, typer.Option("--stale", help="Only claims without fresh evidence.")
     ] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="A line for each seed instead of bars.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Measure a paper's claims against their baselines, and write the evidence.
@@ -133,7 +138,9 @@ def check(
     results = []
     with progress() as bars:
         for card, item in todo:
-            bar = bars.add_task(f"{card.slug}: {item.key}", total=seeds or item.seeds)
+            bar = bars.add_task(
+                f"{card.slug}: {item.key}", total=seeds or item.seeds, visible=not plain
+            )
             evidence = run.run(
                 card,
                 item,
@@ -141,7 +148,7 @@ def check(
                 jobs=jobs,
                 long=long,
                 on=on,
-                on_seed=lambda pair, bar=bar: bars.advance(bar),  # type: ignore[misc]
+                on_seed=_counted(card, item, bars, bar, plain),
             )
             results.append((card, item, evidence, _keep(card, item, evidence)))
     if json:
@@ -165,6 +172,18 @@ def check(
             out.print(f"  [dim]evidence {path}\n  figure   {figure}[/]", soft_wrap=True)
         else:
             out.print(f"  [yellow]not written: the card asks for {item.seeds} seeds[/]")
+
+
+def _counted(
+    card: Card, claim: Claim, bars: Progress, bar: TaskID, plain: bool
+) -> Callable[[object], None]:
+    def told(pair: object) -> None:
+        bars.advance(bar)
+        if plain:
+            task = bars.tasks[bar]
+            err.print(f"{card.slug}: {claim.key} {task.completed:.0f}/{task.total:.0f}")
+
+    return told
 
 
 def _keep(card: Card, claim: Claim, evidence: Evidence) -> Path | None:
@@ -204,6 +223,17 @@ def bench(slug: Slug, json: Json = False) -> None:
         columns = list(rows[0])
         cells = [[_cell(row[column]) for column in columns] for row in rows]
         out.print(table(*columns, rows=cells, title=f"{slug}: {name}"), "")
+
+
+def pictures(slug: Slug) -> None:
+    """Make the pictures on a paper's page anew: what a method was given and what it made."""
+    from workingpapers.bench import pictures
+
+    library.card(slug)
+    with err.status(slug) as status:
+        made = pictures.make(slug, lambda line: status.update(f"{slug}: {line}"))
+    for picture in made:
+        out.print(f"[bold]{picture.name}[/] {picture.width}x{picture.height}: {picture.caption}")
 
 
 def _cell(value: str | float) -> str:

@@ -10,7 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from workingpapers.core.types import Card, Evidence
+from workingpapers.core.types import Card, Evidence, Picture
 
 T = TypeVar("T")
 
@@ -137,20 +137,40 @@ def read_card(path: Path) -> Card:
 
 def read_evidence(path: Path) -> tuple[Evidence, ...]:
     """Read what `write_evidence` wrote. A missing file is no evidence, not an error."""
+    return _read(path, "evidence", Evidence)
+
+
+def write_evidence(path: Path, evidence: tuple[Evidence, ...]) -> None:
+    """Write all evidence of a folder at once; a reader sees the old file or the new one."""
+    _write(path, "evidence", evidence)
+
+
+def read_pictures(path: Path) -> tuple[Picture, ...]:
+    """Read what `write_pictures` wrote. A missing file is no pictures, not an error."""
+    return _read(path, "pictures", Picture)
+
+
+def write_pictures(path: Path, pictures: tuple[Picture, ...]) -> None:
+    """Write what is known of all pictures of a folder at once."""
+    _write(path, "pictures", pictures)
+
+
+def _read(path: Path, key: str, kind: type[T]) -> tuple[T, ...]:
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return ()
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise CodecError(f"{path}: expected JSON: {error}") from None
-    if not isinstance(table, dict) or set(table) != {"evidence"}:
-        raise CodecError(f"{path}: expected an object with the one key 'evidence'")
-    return decode(tuple[Evidence, ...], table["evidence"], f"{path}: evidence")
+    if not isinstance(table, dict) or set(table) != {key}:
+        raise CodecError(f"{path}: expected an object with the one key {key!r}")
+    if not isinstance(table[key], list):
+        raise CodecError(f"{path}: {key}: expected a list, got {table[key]!r}")
+    return tuple(decode(kind, item, f"{path}: {key}[{i}]") for i, item in enumerate(table[key]))
 
 
-def write_evidence(path: Path, evidence: tuple[Evidence, ...]) -> None:
-    """Write all evidence of a folder at once; a reader sees the old file or the new one."""
-    text = json.dumps({"evidence": encode(evidence)}, indent=1, ensure_ascii=False) + "\n"
+def _write(path: Path, key: str, items: tuple[Any, ...]) -> None:
+    text = json.dumps({key: encode(items)}, indent=1, ensure_ascii=False) + "\n"
     part = path.with_name(path.name + ".part")
     part.write_text(text, encoding="utf-8")
     part.replace(path)

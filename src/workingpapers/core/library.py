@@ -7,9 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 
-from workingpapers.core.codec import encode, read_card, read_evidence
+from workingpapers.core.codec import encode, read_card, read_evidence, read_pictures
 from workingpapers.core.places import home
-from workingpapers.core.types import Card, Claim, Evidence, Verdict
+from workingpapers.core.types import Card, Claim, Evidence, Picture, Verdict
 
 PACKAGE = Path(__file__).resolve().parents[1]
 PAPERS = PACKAGE / "papers"
@@ -89,23 +89,37 @@ def digest(slug: str, papers: Path = PAPERS) -> str:
     the card fixes before a run (margins, metrics, seeds). Comments, docstrings and layout do not
     count, so prose can be mended without measuring again.
     """
-    root = papers / slug
-    total = hashlib.sha256()
-    for path in sorted(measured(slug, papers)):
-        anchor = PACKAGE if path.is_relative_to(PACKAGE) else papers
-        total.update(f"{path.relative_to(anchor).as_posix()}\n".encode())
-        total.update(_code(path, path.stat().st_mtime_ns).encode())
-    for claim in read_card(root / "card.toml").claims:
+    total = _code_digest(slug, papers, "check.py")
+    for claim in read_card(papers / slug / "card.toml").claims:
         fixed = encode(claim)
         kept = ("key", "better", "unit", "margin", "scale", "seeds", "metric")
         total.update(repr([(key, fixed[key]) for key in kept]).encode())
     return total.hexdigest()
 
 
-def measured(slug: str, papers: Path = PAPERS) -> set[Path]:
+def pictures(slug: str, papers: Path = PAPERS) -> tuple[Picture, ...]:
+    """The pictures that came with a method, and what is known of them; mostly there are none."""
+    return read_pictures(papers / slug / "pictures" / "pictures.json")
+
+
+def picture_digest(slug: str, papers: Path = PAPERS) -> str:
+    """Sha256 of the code that makes a method's pictures, as `digest` is of its checks'."""
+    return _code_digest(slug, papers, "pictures.py").hexdigest()
+
+
+def _code_digest(slug: str, papers: Path, file: str) -> "hashlib._Hash":
+    total = hashlib.sha256()
+    for path in sorted(measured(slug, papers, file)):
+        anchor = PACKAGE if path.is_relative_to(PACKAGE) else papers
+        total.update(f"{path.relative_to(anchor).as_posix()}\n".encode())
+        total.update(_code(path, path.stat().st_mtime_ns).encode())
+    return total
+
+
+def measured(slug: str, papers: Path = PAPERS, file: str = "check.py") -> set[Path]:
     """The files that `slug`'s checks run: check.py and all that it imports from here and kit."""
     seen: set[Path] = set()
-    waiting = [papers / slug / "check.py"]
+    waiting = [papers / slug / file]
     while waiting:
         path = waiting.pop()
         if path in seen or path in UNMEASURED or not path.is_file():

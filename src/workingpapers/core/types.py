@@ -110,6 +110,22 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """Panels side by side: what a method was given, what it made of it, what is true.
+
+    Written by `papers pictures`, committed, never edited by hand.
+    """
+
+    name: str  # of its file in the folder `pictures`: "denoising.webp"
+    panels: tuple[str, ...]  # what they are, from left to right
+    caption: str  # what is seen and how it was made, with the figures measured on it
+    width: int  # pixels
+    height: int
+    sources: str  # digest of the code that made it
+    recorded: date
+
+
+@dataclass(frozen=True, slots=True)
 class Card:
     """One folder under papers/, described so that nobody has to import it."""
 
