@@ -7,13 +7,19 @@ import httpx
 import pytest
 
 from workingpapers.hub.feeds import remote
-from workingpapers.hub.feeds.remote import Limiter, RemoteError, address_of, fetch, is_public
+from workingpapers.hub.feeds.addresses import address_of
+from workingpapers.hub.feeds.network import is_public
+from workingpapers.hub.feeds.remote import Later, Limiter, RemoteError, Web
 
 PUBLIC = "93.184.216.34"
 
 
 def resolve(host, port):
     return [PUBLIC]
+
+
+def fetch(address, *, limiter=None, **carried):
+    return Web(limiter, **carried).fetch(address)
 
 
 def body(data, status=200, headers=None):
@@ -65,7 +71,7 @@ def test_knows_where_the_metadata_is(reference, address):
 
 
 def test_what_is_neither_id_nor_address_is_refused():
-    with pytest.raises(RemoteError, match="neither an arXiv id nor an address"):
+    with pytest.raises(ValueError, match="neither an arXiv id nor an address"):
         address_of("kettles 1808.00758")
 
 
@@ -280,7 +286,8 @@ def test_arxiv_is_asked_once_in_three_seconds():
         fetch(address, resolve=resolve, transport=transport, limiter=limiter, clock=lambda: now[0])
     assert slept == [3.0]
     now[0] += 10
-    limiter.wait()
+    with limiter.turn():
+        pass
     assert slept == [3.0]
 
 
@@ -328,3 +335,84 @@ def test_fetches_from_a_real_server(page):
         data = fetch("https://example.org/", resolve=resolve, transport=Local(port))
     assert data == page().encode()
     assert remote.LARGEST == 5 * 2**20
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+@pytest.mark.parametrize(
+    ("told", "least", "most"),
+    [
+        ("120", 120, 120),
+        ("", 0, 0),
+        ("soon", 0, 0),
+        ("-5", 0, 0),
+        ("9" * 50, 10**6, 10**6),
+        ("Fri, 31 Dec 2099 23:59:59 GMT", 10**9, 10**10),
+        ("Fri, 31 Dec 1999 23:59:59 GMT", 0, 0),
+    ],
+)
+def test_a_server_that_is_busy_says_for_how_long(status, told, least, most):
+    transport, _ = answering(lambda r: httpx.Response(status, headers={"retry-after": told}))
+    with pytest.raises(Later, match=f"answered {status}") as caught:
+        fetch("https://example.org/", resolve=resolve, transport=transport)
+    assert least <= caught.value.seconds <= most
+
+
+def test_a_wrong_address_is_not_to_be_tried_again():
+    transport, _ = answering(lambda r: httpx.Response(404))
+    with pytest.raises(RemoteError) as caught:
+        fetch("https://example.org/", resolve=resolve, transport=transport)
+    assert not isinstance(caught.value, Later)
+
+
+def test_an_answer_that_one_has_is_not_sent_again():
+    def answer(request):
+        if request.headers.get("if-none-match") == '"tea"':
+            assert request.headers["if-modified-since"] == "yesterday"
+            return httpx.Response(304, headers={"etag": '"tea"'})
+        assert "if-none-match" not in request.headers
+        return body(b"papers", headers={"etag": '"tea"', "last-modified": "yesterday"})
+
+    transport, _ = answering(answer)
+    web = Web(resolve=resolve, transport=transport)
+    first = web.ask("https://example.org/")
+    assert (first.body, first.etag, first.modified) == (b"papers", '"tea"', "yesterday")
+    again = web.ask("https://example.org/", etag=first.etag, modified=first.modified)
+    assert (again.unchanged, again.body) == (True, b"")
+
+
+def test_a_known_server_may_send_more():
+    transport, _ = answering(lambda r: body(b"x" * (remote.LARGEST + 1)))
+    web = Web(resolve=resolve, transport=transport)
+    with pytest.raises(RemoteError, match="more than 5 MB"):
+        web.ask("https://example.org/")
+    assert len(web.ask("https://example.org/", largest=2**24).body) == remote.LARGEST + 1
+
+
+@pytest.mark.parametrize(
+    ("host", "turns"),
+    [("oaipmh.arxiv.org", 1), ("arxiv.org", 1), ("notarxiv.org", 0), ("arxiv.org.example", 0)],
+)
+def test_turns_are_for_arxiv(host, turns):
+    taken = []
+
+    class Counting:
+        @contextlib.contextmanager
+        def turn(self):
+            taken.append(host)
+            yield
+
+    transport, _ = answering(lambda r: body(b"x"))
+    fetch(f"https://{host}/", limiter=Counting(), resolve=resolve, transport=transport)
+    assert len(taken) == turns
+
+
+def test_a_redirect_to_arxiv_takes_a_turn_as_well():
+    def answer(request):
+        there = {"location": "https://arxiv.org/b"}
+        return body(b"x") if request.url.path == "/b" else httpx.Response(302, headers=there)
+
+    slept = []
+    limiter = Limiter(3.0, clock=lambda: 0.0, sleep=slept.append)
+    transport, _ = answering(answer)
+    fetch("https://arxiv.org/a", resolve=resolve, transport=transport, limiter=limiter)
+    assert slept == [3.0]

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from datetime import date
 from urllib.parse import unquote
 
 # An id of before April 2007 starts with one of these.
@@ -47,6 +48,13 @@ class ArxivId:
     def url(self) -> str:
         """The page of its abstract."""
         return f"https://arxiv.org/abs/{self.number}"
+
+    @property
+    def month(self) -> date:
+        """The first day of the month in which it came to arXiv: its number says so."""
+        digits = self.number.rpartition("/")[2]
+        year = int(digits[:2])
+        return date(1900 + year if year > 90 else 2000 + year, int(digits[2:4]), 1)
 
     def __str__(self) -> str:
         return self.number if self.version is None else f"{self.number}v{self.version}"

@@ -1,9 +1,17 @@
 """Recognises what a file is and reads it. No input raises: what is wrong is a rejection."""
 
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
-from workingpapers.hub.feeds import bundled, huggingface, json_items, listing, saved_page
+from workingpapers.hub.feeds import (
+    bundled,
+    huggingface,
+    id_list,
+    json_items,
+    listing,
+    saved_page,
+)
 from workingpapers.hub.feeds.decoding import decode
 from workingpapers.hub.feeds.records import Reading, Rejected
 
@@ -18,7 +26,10 @@ _FOREIGN = (
     (b"\x89PNG", "a picture"),
     (b"\xff\xd8\xff", "a picture"),
 )
-_KNOWN = "a saved Daily Papers page (text or HTML), Hugging Face's JSON or arXiv's Atom"
+_KNOWN = (
+    "a saved Daily Papers page (text or HTML), Hugging Face's JSON, arXiv's Atom, RSS or OAI-PMH, "
+    "BibTeX, or a list of arXiv ids"
+)
 
 
 def read_file(
@@ -54,34 +65,51 @@ def read(
     if not start:
         return _nothing("unknown", "it is empty")
     reading = _of(text, start, day, year, today)
-    return Reading(reading.format, day or reading.day, reading.records)
+    return replace(reading, day=day or reading.day)
 
 
 def _of(text: str, start: str, day: date | None, year: int | None, today: date) -> Reading:
     if start[0] in "[{":
         return _json(text)
     if start[0] == "<":
-        # lxml and Beautiful Soup take longer to import than a text page to read.
-        if "<html" in start or "<!doctype html" in start or "data-props" in text:
-            from workingpapers.hub.feeds import saved_html
+        return _markup(text, start, day, year, today)
+    if saved_page.looks_like(text):
+        page = saved_page.read(text)
+        edition = listing.edition_day(page, day, year, today)
+        whole_year = listing.edition_year(page, edition, year, today)
+        records = list(listing.once(listing.papers(page, edition, whole_year)))
+        return Reading("saved page (text)", edition, records)
+    if "@" in text:
+        from workingpapers.hub.feeds import bibtex
 
-            return saved_html.read(text, day, year, today)
-        if "<rss" not in start and ("<?xml" in start or "<feed" in start or "<entry" in start):
-            from workingpapers.hub.feeds import arxiv
+        if bibtex.looks_like(text):
+            return bibtex.read(text)
+    if id_list.looks_like(text):
+        return id_list.read(text)
+    return _nothing("unknown", f"nothing in it looks like {_KNOWN}")
 
-            return arxiv.read(text)
-        if "<article" in text or "<div" in start:
-            from workingpapers.hub.feeds import saved_html
 
-            return saved_html.read(text, day, year, today)
-        return _nothing("unknown", f"it is markup of another kind; expected {_KNOWN}")
-    if not saved_page.looks_like(text):
-        return _nothing("unknown", f"nothing in it looks like {_KNOWN}")
-    page = saved_page.read(text)
-    edition = listing.edition_day(page, day, year, today)
-    whole_year = listing.edition_year(page, edition, year, today)
-    records = list(listing.once(listing.papers(page, edition, whole_year)))
-    return Reading("saved page (text)", edition, records)
+def _markup(text: str, start: str, day: date | None, year: int | None, today: date) -> Reading:
+    # lxml and Beautiful Soup take longer to import than a text page to read.
+    if "<html" in start or "<!doctype html" in start or "data-props" in text:
+        from workingpapers.hub.feeds import saved_html
+
+        return saved_html.read(text, day, year, today)
+    if any(sign in start for sign in ("<?xml", "<feed", "<entry", "<rss", "<rdf:rdf", "<oai-pmh")):
+        return _xml(text, start)
+    if "<article" in text or "<div" in start:
+        from workingpapers.hub.feeds import saved_html
+
+        return saved_html.read(text, day, year, today)
+    return _nothing("unknown", f"it is markup of another kind; expected {_KNOWN}")
+
+
+def _xml(text: str, start: str) -> Reading:
+    from workingpapers.hub.feeds import announcements, arxiv, oai
+
+    if "<oai-pmh" in start:
+        return oai.read(text)
+    return announcements.read(text) if announcements.looks_like(text) else arxiv.read(text)
 
 
 def _json(text: str) -> Reading:

@@ -4,72 +4,50 @@ An address may come from anyone, so it is looked up once, checked, and the conne
 very address that was checked; each redirect is checked again.
 """
 
-import ipaddress
-import re
-import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from threading import Lock
-from urllib.parse import quote, urlencode
+from typing import Protocol
 
 import httpx
 
 from workingpapers import __version__
-from workingpapers.hub.feeds.identifiers import parse
+from workingpapers.hub.feeds import network
+from workingpapers.hub.feeds.network import RemoteError, is_arxiv, is_public
 
-PORTS = (80, 443)
+__all__ = ["Answer", "Later", "Limiter", "RemoteError", "Turns", "Web"]
+
 REDIRECTS = 3
 SECONDS = 10.0  # for everything, redirects included
 LARGEST = 5 * 1024 * 1024  # bytes
 ARXIV_PAUSE = 3.0  # seconds between two requests, as arXiv asks of all its users
+BUSY = frozenset({429, 500, 502, 503, 504})  # statuses that another time may not have
 
 Resolve = Callable[[str, int], Iterable[str]]  # host, port -> addresses
 
 
-class RemoteError(RuntimeError):
-    """Nothing could be fetched; the message says why."""
+class Later(RemoteError):
+    """Nothing could be fetched now; trying again may help."""
+
+    def __init__(self, message: str, seconds: float = 0.0) -> None:
+        super().__init__(message)
+        self.seconds = seconds  # that the other side asks to wait
 
 
-def address_of(reference: str) -> str:
-    """Where the metadata is that `reference` asks for.
+class Turns(Protocol):
+    """Lets one request to arXiv happen at a time, and not too soon after the last."""
 
-    arXiv ids and arXiv's pages go to its query interface, Hugging Face's paper pages to its API;
-    several ids may stand in one reference, with commas or spaces between. Any other address is
-    taken as it is.
-
-    >>> address_of("arxiv:1808.00758")
-    'https://export.arxiv.org/api/query?id_list=1808.00758&max_results=1'
-    >>> address_of("https://huggingface.co/papers?date=2025-12-31")
-    'https://huggingface.co/api/daily_papers?date=2025-12-31'
-    """
-    reference = reference.strip()
-    own = re.fullmatch(
-        r"https://(?:huggingface\.co|hf\.co)/papers(?:/([^?#]+))?/?(\?.*)?", reference
-    )
-    if own:
-        return _hugging_face(own[1] or "", own[2] or "")
-    ids = [parse(word) for word in re.split(r"[\s,]+", reference) if word]
-    known = [item for item in ids if item]
-    if known and len(known) == len(ids):
-        query = {"id_list": ",".join(map(str, known)), "max_results": len(known)}
-        return f"https://export.arxiv.org/api/query?{urlencode(query, safe=',/')}"
-    if "://" in reference:
-        return reference
-    raise RemoteError(f"{reference[:80]!r} is neither an arXiv id nor an address")
-
-
-def _hugging_face(path: str, query: str) -> str:
-    period = re.fullmatch(r"(date|week|month)/([\w-]+)", path)
-    if period:
-        return f"https://huggingface.co/api/daily_papers?{period[1]}={period[2]}"
-    paper = parse(path)
-    if paper:
-        return f"https://huggingface.co/api/papers/{quote(paper.number)}"
-    return f"https://huggingface.co/api/daily_papers{query}"
+    def turn(self) -> AbstractContextManager[None]:
+        """Wait for one's turn, and have it for the length of the block."""
+        ...
 
 
 class Limiter:
-    """Keeps requests to one host apart, over all threads of this process."""
+    """Turns of the threads of one process."""
 
     def __init__(
         self,
@@ -81,153 +59,171 @@ class Limiter:
         self._lock = Lock()
         self._next = 0.0
 
-    def wait(self) -> None:
-        """Come back when it is this caller's turn."""
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait for one's turn, and have it for the length of the block."""
         with self._lock:
             delay = self._next - self._clock()
             if delay > 0:
                 self._sleep(delay)
             self._next = self._clock() + self._pause
+            yield
 
 
-ARXIV = Limiter()
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back."""
+
+    body: bytes
+    etag: str = ""
+    modified: str = ""  # as the server writes it
+    unchanged: bool = False  # the server says that we have it already; there is no body
 
 
-def resolve(host: str, port: int) -> list[str]:
-    """The addresses of a host, as the system knows them."""
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise RemoteError(f"{host} is not known: {error}") from None
-    return [str(item[4][0]) for item in found]
-
-
-def is_public(address: str) -> bool:
-    """Whether an address lies outside every private, local or reserved network.
-
-    >>> is_public("93.184.216.34"), is_public("127.0.0.1"), is_public("::ffff:10.0.0.1")
-    (True, False, False)
-    """
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return False
-    if isinstance(found, ipaddress.IPv6Address):
-        # IPv4 dressed up: mapped, translated (64:ff9b::/96) and tunnelled (2002::/16, 2001::/32).
-        inner = found.ipv4_mapped or found.sixtofour or (found.teredo or (None, None))[1]
-        if found in ipaddress.ip_network("64:ff9b::/96"):
-            inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_public(str(inner))
-    return found.is_global and not (
-        found.is_multicast or found.is_reserved or found.is_unspecified or found.is_loopback
-    )
-
-
-def fetch(
-    address: str,
-    *,
-    resolve: Resolve = resolve,
-    transport: httpx.BaseTransport | None = None,
-    limiter: Limiter = ARXIV,
-    clock: Callable[[], float] = time.monotonic,
-) -> bytes:
-    """Fetch an https address, at most 5 MB in 10 seconds over 3 redirects.
+class Web:
+    """Other people's servers. Threads may share it.
 
     Args:
-        address: where.
+        turns: paces requests to arXiv.
         resolve: looks hosts up.
         transport: carries the requests; tests bring their own.
-        limiter: paces requests to arXiv.
         clock: measures the seconds.
-
-    Raises:
-        RemoteError: it may not be fetched, or could not be.
     """
-    until = clock() + SECONDS
-    # Settings of the environment are left out: a proxy would look the host up once more.
-    with httpx.Client(transport=transport, trust_env=False, timeout=SECONDS) as client:
-        for _ in range(REDIRECTS + 1):
-            url = _checked(address)
-            if url.host.endswith("arxiv.org"):
-                before = clock()
-                limiter.wait()
-                until += clock() - before  # waiting one's turn is no delay of the other side's
-            answer = _once(client, url, resolve, until, clock)
-            if isinstance(answer, bytes):
-                return answer
-            address = str(url.join(answer))
-    raise RemoteError(f"{address}: more than {REDIRECTS} redirects")
+
+    def __init__(
+        self,
+        turns: Turns | None = None,
+        *,
+        resolve: Resolve = network.resolve,
+        transport: httpx.BaseTransport | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._turns = turns or Limiter()
+        self._resolve, self._transport, self._clock = resolve, transport, clock
+
+    def fetch(self, address: str) -> bytes:
+        """What is at an https address; see `ask`."""
+        return self.ask(address).body
+
+    def ask(
+        self,
+        address: str,
+        *,
+        etag: str = "",
+        modified: str = "",
+        seconds: float = SECONDS,
+        largest: int = LARGEST,
+    ) -> Answer:
+        """Ask an https address, over 3 redirects at most.
+
+        Args:
+            address: where.
+            etag: of the answer that one has already.
+            modified: when that one was changed, as the server wrote it.
+            seconds: for all of it.
+            largest: bytes of the answer.
+
+        Raises:
+            Later: it could not be fetched now.
+            RemoteError: it may not be fetched, or could not be.
+        """
+        conditions = {"If-None-Match": etag, "If-Modified-Since": modified}
+        limits = _Limits(self._clock() + seconds, seconds, largest, self._clock)
+        # Settings of the environment are left out: a proxy would look the host up once more.
+        transport = self._transport
+        with httpx.Client(transport=transport, trust_env=False, timeout=seconds) as client:
+            for _ in range(REDIRECTS + 1):
+                url = network.checked(address)
+                before = self._clock()
+                with self._turns.turn() if is_arxiv(url.host) else nullcontext():
+                    limits.until += self._clock() - before  # waiting is not the other's delay
+                    request = self._request(client, url, conditions)
+                    answer = _sent(client, request, url, limits)
+                if isinstance(answer, Answer):
+                    return answer
+                address = str(url.join(answer))
+        raise RemoteError(f"{address}: more than {REDIRECTS} redirects")
+
+    def _request(
+        self, client: httpx.Client, url: httpx.URL, conditions: dict[str, str]
+    ) -> httpx.Request:
+        addresses = list(self._resolve(url.host, url.port or 443))
+        if not addresses:
+            raise RemoteError(f"{url.host} is not known")
+        for found in addresses:
+            if not is_public(found):
+                raise RemoteError(f"{url.host} lies in a private network and is not asked")
+        headers = {
+            "Host": url.netloc.decode("ascii"),
+            "User-Agent": f"workingpapers/{__version__}",
+            "Accept": "application/atom+xml, application/json, text/html;q=0.8, */*;q=0.5",
+            "Accept-Encoding": "identity",  # nothing that could grow once it is here
+            **{name: value for name, value in conditions.items() if value},
+        }
+        # IPv4 first: many a machine has an IPv6 address and no way out.
+        target = url.copy_with(host=min(addresses, key=lambda found: ":" in found))
+        extensions = {"sni_hostname": url.host}  # the certificate must be the name's
+        return client.build_request("GET", target, headers=headers, extensions=extensions)
 
 
-def _checked(address: str) -> httpx.URL:
-    try:
-        url = httpx.URL(address)
-    except httpx.InvalidURL as error:
-        raise RemoteError(f"{address[:80]!r} is no address: {error}") from None
-    if url.scheme != "https" or not url.host:
-        raise RemoteError(f"{address[:80]}: only https addresses are fetched")
-    if url.userinfo:
-        raise RemoteError(f"{url.host}: addresses with a user name are not fetched")
-    if (url.port or 443) not in PORTS:
-        raise RemoteError(f"{url.host}: only ports 80 and 443 are asked, not {url.port}")
-    return url
+@dataclass(slots=True)
+class _Limits:
+    until: float
+    seconds: float
+    largest: int
+    clock: Callable[[], float]
 
 
-def _once(
-    client: httpx.Client,
-    url: httpx.URL,
-    resolve: Resolve,
-    until: float,
-    clock: Callable[[], float],
-) -> bytes | str:
-    """The body, or where the answer sends us."""
-    port = url.port or 443
-    addresses = list(resolve(url.host, port))
-    if not addresses:
-        raise RemoteError(f"{url.host} is not known")
-    for found in addresses:
-        if not is_public(found):
-            raise RemoteError(f"{url.host} lies in a private network and is not asked")
-    headers = {
-        "Host": url.netloc.decode("ascii"),
-        "User-Agent": f"workingpapers/{__version__}",
-        "Accept": "application/atom+xml, application/json, text/html;q=0.8, */*;q=0.5",
-        "Accept-Encoding": "identity",  # nothing that could grow once it is here
-    }
-    # IPv4 first: many a machine has an IPv6 address and no way out.
-    target = url.copy_with(host=min(addresses, key=lambda found: ":" in found))
-    extensions = {"sni_hostname": url.host}  # the certificate must be the name's
-    request = client.build_request("GET", target, headers=headers, extensions=extensions)
+def _sent(
+    client: httpx.Client, request: httpx.Request, url: httpx.URL, limits: _Limits
+) -> Answer | str:
+    """The answer, or where it sends us."""
     try:
         response = client.send(request, stream=True)
         try:
-            return _body(response, url, until, clock)
+            return _answer(response, url, limits)
         finally:
             response.close()
     except httpx.TimeoutException:
-        raise RemoteError(f"{url.host} did not answer in {SECONDS:.0f} seconds") from None
+        raise Later(f"{url.host} did not answer in {limits.seconds:.0f} seconds") from None
     except httpx.HTTPError as error:
-        raise RemoteError(f"{url.host} cannot be reached: {error}") from None
+        raise Later(f"{url.host} cannot be reached: {error}") from None
 
 
-def _body(
-    response: httpx.Response, url: httpx.URL, until: float, clock: Callable[[], float]
-) -> bytes | str:
-    if response.is_redirect:
+def _answer(response: httpx.Response, url: httpx.URL, limits: _Limits) -> Answer | str:
+    if response.has_redirect_location:
         return response.headers["location"]
+    headers = response.headers
+    known = (headers.get("etag", ""), headers.get("last-modified", ""))
+    if response.status_code == 304:
+        return Answer(b"", *known, unchanged=True)
     # arXiv reports a wrong question as 400 with a feed that says what is wrong with it.
-    feed = "xml" in response.headers.get("content-type", "")
+    feed = "xml" in headers.get("content-type", "")
     if response.status_code != 200 and not (response.status_code == 400 and feed):
-        reason = f"{response.status_code} {response.reason_phrase}".strip()
-        raise RemoteError(f"{url.host} answered {reason}")
-    if response.headers.get("content-encoding", "identity") != "identity":
+        reason = f"{url.host} answered {response.status_code} {response.reason_phrase}".strip()
+        if response.status_code in BUSY:
+            raise Later(reason, _seconds(headers.get("retry-after", "")))
+        raise RemoteError(reason)
+    if headers.get("content-encoding", "identity") != "identity":
         raise RemoteError(f"{url.host} sent packed data, which was not asked for")
     body = bytearray()
     for part in response.iter_raw():
         body += part
-        if len(body) > LARGEST:
-            raise RemoteError(f"{url.host} sent more than {LARGEST // 2**20} MB")
-        if clock() > until:
-            raise RemoteError(f"{url.host} took longer than {SECONDS:.0f} seconds")
-    return bytes(body)
+        if len(body) > limits.largest:
+            raise RemoteError(f"{url.host} sent more than {limits.largest // 2**20} MB")
+        if limits.clock() > limits.until:
+            raise Later(f"{url.host} took longer than {limits.seconds:.0f} seconds")
+    return Answer(bytes(body), *known)
+
+
+def _seconds(told: str) -> float:
+    """The seconds that a header asks to wait, which it may tell as a moment; 0 for nonsense."""
+    if told.strip().isdecimal():
+        return float(min(int(told[:9]), 10**6))
+    try:
+        moment = parsedate_to_datetime(told)
+    except (ValueError, TypeError):
+        return 0.0
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())

@@ -5,7 +5,9 @@ from datetime import date
 from typing import TYPE_CHECKING
 
 from workingpapers.hub.entries import Entry
-from workingpapers.hub.feeds import identifiers, remote
+from workingpapers.hub.feeds import identifiers
+from workingpapers.hub.feeds.addresses import address_of
+from workingpapers.hub.feeds.network import RemoteError
 from workingpapers.hub.feeds.reading import read
 from workingpapers.hub.people.community import Mistaken
 from workingpapers.hub.store.accounts import Account
@@ -32,7 +34,7 @@ def submit(
         account: who submits it.
         reference: an arXiv id in any form; nothing else is ever fetched.
         today: the day of the edition.
-        fetch: asks arXiv; `remote.fetch` unless given.
+        fetch: asks arXiv; `hub.sources.web` does unless given.
 
     Raises:
         Mistaken: it is no arXiv id, there is no such paper, or it has been listed before.
@@ -41,7 +43,7 @@ def submit(
     asked = identifiers.parse(reference[:500])
     if asked is None:
         raise Mistaken("That is no arXiv number, such as 1808.00758 or hep-th/9901001.")
-    entry = hub.entry(asked.paper) or _fetched(hub, asked, fetch or remote.fetch)
+    entry = hub.entry(asked.paper) or _fetched(hub, asked, fetch or hub.sources.web.fetch)
     paper = entry.paper
     listed = hub.listed_on([paper.id]).get(paper.id)
     if listed or not hub.people.community.note_submission(account, paper.id):
@@ -52,8 +54,8 @@ def submit(
 
 def _fetched(hub: "Hub", asked: identifiers.ArxivId, fetch: Callable[[str], bytes]) -> Entry:
     try:
-        reading = read(fetch(remote.address_of(asked.number)))
-    except remote.RemoteError:
+        reading = read(fetch(address_of(asked.number)))
+    except RemoteError:
         raise Unreachable("arXiv does not answer just now; please try again later.") from None
     except ValueError:
         raise Mistaken("arXiv holds no such paper.") from None
