@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from workingpapers.hub.store import events, exclusions, rankings
+from workingpapers.hub.store import accounts, audit, events, exclusions, rankings
+from workingpapers.hub.store.accounts import Account
 from workingpapers.hub.store.database import Connection, Store
 from workingpapers.hub.store.events import Event
 from workingpapers.hub.store.exclusions import Exclusion
@@ -104,6 +105,7 @@ class Integrity:
         with self._store.writing() as db:
             number = exclusions.decide(db, account_id, paper_id, reason.strip(), by, self._clock())
             _recompute(db, account_id, paper_id)
+            self._note(db, by, "left out the votes of", account_id, paper_id, reason)
         return number
 
     def reverse(self, number: int, reason: str, *, by: int | None = None) -> bool:
@@ -119,12 +121,36 @@ class Integrity:
             decision = exclusions.get(db, number)
             assert decision is not None
             _recompute(db, decision.account_id, decision.paper_id)
+            self._note(
+                db, by, "counts again the votes of", decision.account_id, decision.paper_id, reason
+            )
         return True
 
     def decisions(self, limit: int = 100, offset: int = 0) -> list[Exclusion]:
         """All decisions, those taken back too, the newest first."""
         with self._store.reading() as db:
             return exclusions.every(db, limit, offset)
+
+    def people(self, ids: Iterable[int]) -> dict[int, Account]:
+        """The accounts with these numbers that are still there."""
+        with self._store.reading() as db:
+            return accounts.by_id(db, ids)
+
+    def _note(
+        self,
+        db: Connection,
+        by: int | None,
+        deed: str,
+        account_id: int,
+        paper_id: str | None,
+        reason: str,
+    ) -> None:
+        """Put a decision into the log of what administrators did."""
+        known = accounts.by_id(db, [account_id, *([by] if by is not None else [])])
+        actor = known[by].name if by in known else "terminal"
+        whose = known[account_id].name if account_id in known else f"account {account_id}"
+        subject = f"{whose} for {paper_id}" if paper_id else whose
+        audit.note(db, actor, deed, subject, reason.strip(), self._clock())
 
 
 def _reasoned(reason: str) -> None:

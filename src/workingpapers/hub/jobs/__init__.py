@@ -1,0 +1,1 @@
+"""Long work that an administrator starts on the page, done in a process of its own."""
