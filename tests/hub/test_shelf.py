@@ -1,5 +1,6 @@
 """Cards and evidence as the hub reads them."""
 
+import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
@@ -43,3 +44,26 @@ def test_threads_may_share_a_shelf_and_have_their_own(papers):
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: set(Shelf(papers).by_paper()), range(24)))
     assert all(names == {"arxiv:2303.00914"} for names in found)
+
+
+def test_pictures_are_those_that_a_method_lists_and_no_other_files(papers):
+    folder = papers / "neuro_hebbian"
+    (folder / "pictures").mkdir()
+    (folder / "pictures" / "seen.webp").write_bytes(b"picture")
+    (folder / "pictures" / "hidden.webp").write_bytes(b"hidden")
+    listed = {"name": "seen.webp", "panels": ["before", "after"], "caption": "What it does."}
+    listed |= {"width": 8, "height": 4, "sources": "x", "recorded": "2026-11-24"}
+    known = folder / "pictures" / "pictures.json"
+    known.write_text(json.dumps({"pictures": [listed]}))
+    shelf = Shelf(papers)
+    assert [picture.panels for picture in shelf.pictures("neuro_hebbian")] == [("before", "after")]
+    assert shelf.picture("neuro_hebbian", "seen.webp") == b"picture"
+    for slug, name in (
+        ("neuro_hebbian", "hidden.webp"),
+        ("neuro_hebbian", "../card.toml"),
+        ("./neuro_hebbian", "seen.webp"),
+        ("hydra", "seen.webp"),
+    ):
+        assert shelf.picture(slug, name) is None
+    known.write_text("{")
+    assert shelf.pictures("neuro_hebbian") == ()

@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 from datetime import datetime
 
-from sqlalchemy import Connection, Table, delete, func, insert, select
+from sqlalchemy import Connection, Table, delete, exists, func, insert, or_, select
 
 from workingpapers.hub.store.papers import chunks
 from workingpapers.hub.store.schema_people import accounts, comments, reading, votes
+from workingpapers.hub.store.schema_trending import exclusions
 
 
 def cast(db: Connection, paper_id: str, account_id: int, now: datetime, via: str) -> bool:
@@ -72,16 +73,22 @@ def _of(
 
 
 def counts(db: Connection, ids: Iterable[str]) -> dict[str, tuple[int, int]]:
-    """Votes and comments of papers, those of suspended accounts and hidden ones left out.
+    """Votes and comments of papers, as pages count them.
 
+    Votes of suspended accounts, votes that a decision leaves out and hidden comments do not count.
     Papers that have neither are left out.
     """
+    left_out = exists().where(
+        exclusions.c.account_id == votes.c.account_id,
+        or_(exclusions.c.paper_id.is_(None), exclusions.c.paper_id == votes.c.paper_id),
+        exclusions.c.reversed.is_(None),
+    )
     found: dict[str, tuple[int, int]] = {}
     for part in chunks(dict.fromkeys(ids)):
         cast = (
             select(votes.c.paper_id, func.count())
             .join(accounts, accounts.c.id == votes.c.account_id)
-            .where(votes.c.paper_id.in_(part), accounts.c.suspended.is_(None))
+            .where(votes.c.paper_id.in_(part), accounts.c.suspended.is_(None), ~left_out)
             .group_by(votes.c.paper_id)
         )
         for paper_id, number in db.execute(cast):

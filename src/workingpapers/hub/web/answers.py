@@ -31,14 +31,17 @@ def local(path: str) -> str:
     return path if safe else "/"
 
 
+def fixed(secure: bool) -> dict[str, str]:
+    """The headers of every answer; over https also that there is no other way."""
+    return {**SAFE, **({"Strict-Transport-Security": "max-age=31536000"} if secure else {})}
+
+
 class Headers:
     """Sets the headers of `SAFE` on every answer, and lets any site read the public API."""
 
     def __init__(self, app: ASGIApp, secure: bool = False) -> None:
         self.app = app
-        self.fixed = dict(SAFE)
-        if secure:
-            self.fixed["Strict-Transport-Security"] = "max-age=31536000"
+        self.fixed = fixed(secure)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -68,14 +71,15 @@ class Revalidation:
             await self.app(scope, receive, send)
             return
         known = Read(scope=scope).get("if-none-match", "")
-        await self.app({**scope, "method": "GET"}, receive, _Held(scope, known, send))
+        asked = {**scope, "method": "GET", "state": {**scope.get("state", {})}}
+        await self.app(asked, receive, _Held(asked, scope["method"] == "HEAD", known, send))
 
 
 class _Held:
     """Keeps an answer back until it is whole, for one request."""
 
-    def __init__(self, scope: Scope, known: str, send: Send) -> None:
-        self.head, self.known, self.send = scope["method"] == "HEAD", known, send
+    def __init__(self, scope: Scope, head: bool, known: str, send: Send) -> None:
+        self.scope, self.head, self.known, self.send = scope, head, known, send
         self.start: MutableMapping[str, Any] | None = None
         self.body = bytearray()
 
@@ -99,6 +103,8 @@ class _Held:
             tag = f'"{hashlib.sha256(body).hexdigest()[:24]}"'
             headers["ETag"] = f"W/{tag}"  # weak: compressed or not, it is the same page
             headers.setdefault("Cache-Control", "no-cache")
+            if "modified" in self.scope["state"]:
+                headers["Last-Modified"] = self.scope["state"]["modified"]
             if self.known.strip() == "*" or tag in self.known:
                 start["status"], body = 304, b""
                 del headers["content-length"], headers["content-type"]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from html import escape
 from xml.etree.ElementTree import SubElement
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, Response
 from starlette.exceptions import HTTPException
 
@@ -13,6 +13,7 @@ from workingpapers.core import figure
 from workingpapers.core.types import Verdict
 from workingpapers.hub.trending.shown import Change
 from workingpapers.hub.web import feed, figures
+from workingpapers.hub.web.freshness import dated
 from workingpapers.hub.web.pages import PAGE, Number, Pager, Pages, Papers
 
 MOST = 100  # changes in one feed
@@ -36,7 +37,7 @@ def changes(request: Request, hub: Papers, site: Pages, page: Number = 1) -> HTM
     )
 
 
-@router.get("/changes.atom")
+@router.get("/changes.atom", dependencies=[Depends(dated)])
 def changes_atom(hub: Papers, site: Pages) -> Response:
     """The latest changes as an Atom feed."""
     found, base = hub.changes(MOST), site.settings.base_url
@@ -45,15 +46,15 @@ def changes_atom(hub: Papers, site: Pages) -> Response:
     for change in found:
         item = SubElement(made, "entry")
         feed.text(item, "id", _identity(change, base))
-        feed.text(item, "title", _title(change))
+        feed.text(item, "title", title(change))
         feed.text(item, "published", _stamp(change))
         feed.text(item, "updated", _stamp(change))
         SubElement(item, "link", rel="alternate", href=_place(change, base), type="text/html")
-        feed.text(item, "content", _content(change)).set("type", "html")
+        feed.text(item, "content", content(change)).set("type", "html")
     return Response(feed.finished(made), media_type=feed.KIND)
 
 
-@router.get("/changes.json")
+@router.get("/changes.json", dependencies=[Depends(dated)])
 def changes_json(hub: Papers, site: Pages) -> Response:
     """The latest changes as a JSON Feed."""
     base = site.settings.base_url
@@ -72,8 +73,8 @@ def _items(found: Sequence[Change], base: str) -> list[dict[str, object]]:
         {
             "id": _identity(change, base),
             "url": _place(change, base),
-            "title": _title(change),
-            "content_html": _content(change),
+            "title": title(change),
+            "content_html": content(change),
             "date_published": _stamp(change),
             "_working_papers": {
                 "paper": change.entry.paper.id,
@@ -98,11 +99,13 @@ def worded(verdict: str | None, scale: str) -> str:
     return figure.wording(known, scale, measured=known is not None)
 
 
-def _title(change: Change) -> str:
+def title(change: Change) -> str:
+    """A change in one line."""
     return f"{worded(change.new, change.scale).capitalize()}: {change.entry.paper.title}"
 
 
-def _content(change: Change) -> str:
+def content(change: Change) -> str:
+    """A change as a feed reader shows it, in HTML."""
     before = worded(change.old, change.scale) if change.old else "not measured"
     lines = [change.text, f"Before: {before}. Now: {worded(change.new, change.scale)}."]
     lines.append(f"Rerun: papers check {change.method} --claim {change.claim}")

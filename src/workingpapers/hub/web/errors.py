@@ -1,5 +1,7 @@
 """Errors as pages to a reader and as JSON to a machine."""
 
+import logging
+
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
@@ -7,8 +9,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from workingpapers.hub.people.community import Mistaken, Refused
-from workingpapers.hub.web.answers import SAFE
+from workingpapers.hub.store.database import StoreError, TooSlow
+from workingpapers.hub.web.answers import fixed
 from workingpapers.hub.web.site import site_of
+
+log = logging.getLogger(__name__)
 
 WORDS = {
     400: "This address asks for something that cannot be.",
@@ -18,6 +23,8 @@ WORDS = {
     422: "This address asks for something that cannot be.",
     500: "Something broke here. It has been noted; please try again.",
 }
+SLOW = "This asks for more than can be looked up in time. Ask for less, or try again later."
+BUSY = "The hub is busy just now; please try again in a moment."
 
 
 def install(app: FastAPI) -> None:
@@ -26,6 +33,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Refused, _refused)
     app.add_exception_handler(Mistaken, _mistaken)
+    app.add_exception_handler(StoreError, _busy)
     app.add_exception_handler(Exception, _broken)
 
 
@@ -48,6 +56,8 @@ async def _told(
 
 async def _known(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if error.status_code == 304:
+        return Response(status_code=304, headers=error.headers)
     plain = error.detail in ("Not Found", "Method Not Allowed")
     detail = WORDS.get(error.status_code, error.detail) if plain else error.detail
     return await _told(request, error.status_code, detail, dict(error.headers or {}))
@@ -67,6 +77,14 @@ async def _mistaken(request: Request, error: Exception) -> Response:
     return await _told(request, 400, str(error))
 
 
+async def _busy(request: Request, error: Exception) -> Response:
+    log.warning("put off: %s", error)  # the path may hold a secret
+    request.state.session = None  # the page must not ask again
+    said = SLOW if isinstance(error, TooSlow) else BUSY
+    return _answer(request, 503, said, {"Retry-After": "5"})
+
+
 async def _broken(request: Request, error: Exception) -> Response:
     request.state.session = None  # it may be the database that broke
-    return _answer(request, 500, WORDS[500], dict(SAFE))
+    secure = site_of(request).settings.base_url.startswith("https:")
+    return _answer(request, 500, WORDS[500], fixed(secure))  # no other layer sees it

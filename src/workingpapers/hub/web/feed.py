@@ -88,6 +88,17 @@ def begun(base: str, own: str, title: str, page: str, updated: str) -> Element:
     return feed
 
 
+def page_of(here: str, ending: str) -> str:
+    """The page that a feed is a twin of; the front page for the newest edition's.
+
+    >>> page_of("/search.atom?q=sets.atom", ".atom"), page_of("/feed.json", ".feed.json")
+    ('/search?q=sets.atom', '/')
+    """
+    path, mark, question = here.partition("?")
+    page = path.removesuffix(ending)
+    return page + mark + question if page != path else "/"
+
+
 def finished(feed: Element) -> bytes:
     """The feed as XML."""
     ElementTree.indent(feed, "")

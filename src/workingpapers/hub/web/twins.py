@@ -8,9 +8,11 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Sequence
+from datetime import date
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
@@ -18,7 +20,8 @@ from workingpapers.hub.entries import Entry
 from workingpapers.hub.web import board, figures
 from workingpapers.hub.web.api import as_claim, as_paper
 from workingpapers.hub.web.citation import bibtex
-from workingpapers.hub.web.feed import content
+from workingpapers.hub.web.feed import KIND, content, listed, page_of
+from workingpapers.hub.web.freshness import dated
 from workingpapers.hub.web.pages import LONGEST_QUERY, Pages, Papers, cleaned, parsed
 
 router = APIRouter(include_in_schema=False)
@@ -137,14 +140,19 @@ def as_feed(entries: Sequence[Entry], title: str, base: str, here: str) -> str:
     feed = {
         "version": "https://jsonfeed.org/version/1.1",
         "title": title,
-        "home_page_url": f"{base}/",
+        "home_page_url": base + page_of(here, ".feed.json"),
         "feed_url": base + here,
         "items": items,
     }
     return json.dumps(feed, ensure_ascii=False)
 
 
-Write = Callable[[Sequence[Entry], str, str, str], str]
+def as_atom(entries: Sequence[Entry], title: str, base: str, here: str) -> bytes:
+    """An Atom feed of the list."""
+    return listed(base, here, title, page_of(here, ".atom"), date(1970, 1, 1), entries)
+
+
+Write = Callable[[Sequence[Entry], str, str, str], str | bytes]
 # Longer endings first: "feed.json" is no "json".
 KINDS: dict[str, tuple[Write, str]] = {
     "feed.json": (as_feed, "application/feed+json"),
@@ -154,10 +162,20 @@ KINDS: dict[str, tuple[Write, str]] = {
     "bib": (as_bib, "application/x-bibtex; charset=utf-8"),
     "ris": (as_ris, "application/x-research-info-systems; charset=utf-8"),
 }
+ATOM: dict[str, tuple[Write, str]] = {"atom": (as_atom, KIND)}
 
 
-def _answer(kind: str, entries: Sequence[Entry], title: str, site: Pages, here: str) -> Response:
-    write, media = KINDS[kind]
+def answer(kind: str, entries: Sequence[Entry], title: str, site: Pages, here: str) -> Response:
+    """A list in one of `KINDS`, or as Atom.
+
+    Args:
+        kind: the ending.
+        entries: the list.
+        title: what it is.
+        site: what knows the hub's address.
+        here: the path of the answer, with its question.
+    """
+    write, media = (ATOM | KINDS)[kind]
     return Response(write(entries, title, site.settings.base_url, here), media_type=media)
 
 
@@ -170,27 +188,39 @@ def _routes(kind: str) -> None:
         if when not in hub.editions():
             raise HTTPException(404, f"There is no edition of {figures.day(when)}.")
         title = f"Working Papers, {figures.day(when)}"
-        return _answer(kind, hub.edition(when, MOST), title, site, f"/editions/{when}.{kind}")
+        return answer(kind, hub.edition(when, MOST), title, site, f"/editions/{when}.{kind}")
 
-    @router.get(f"/search.{kind}")
-    def search(
-        hub: Papers, site: Pages, q: Annotated[str, Query(max_length=LONGEST_QUERY)] = ""
-    ) -> Response:
-        query = cleaned(q)
-        found = hub.search(query, 100).entries if query else ()
-        return _answer(kind, found, f"Working Papers: {query}", site, f"/search.{kind}")
+    if kind == "feed.json":
+        return  # of a paper: what happened to it
 
-    @router.get(f"/papers/{{paper_id:path}}.{kind}")
+    @router.get(f"/papers/{{paper_id:path}}.{kind}", dependencies=[Depends(dated)])
     def paper(hub: Papers, site: Pages, paper_id: str) -> Response:
         entry = hub.entry(paper_id)
         if entry is None:
             raise HTTPException(404, "This hub does not hold that paper.")
         here = f"{figures.address(entry.paper)}.{kind}"
-        return _answer(kind, [entry], entry.paper.title, site, here)
+        return answer(kind, [entry], entry.paper.title, site, here)
+
+
+def _search(kind: str) -> None:
+    """Give one kind of twin to a search."""
+
+    @router.get(f"/search.{kind}")
+    def search(
+        hub: Papers,
+        site: Pages,
+        q: Annotated[str, Query(max_length=LONGEST_QUERY)] = "",
+    ) -> Response:
+        query = cleaned(q)
+        found = hub.search(query, 100).entries if query else ()
+        here = f"/search.{kind}?{urlencode({'q': query})}"
+        return answer(kind, found, f"Working Papers: {query}", site, here)
 
 
 for _kind in KINDS:
     _routes(_kind)
+for _kind in ATOM | KINDS:
+    _search(_kind)
 
 
 @router.get("/feed.json")
@@ -198,7 +228,7 @@ def newest(hub: Papers, site: Pages) -> Response:
     """The newest edition as a JSON Feed."""
     days = hub.editions()
     found = hub.edition(days[0], MOST) if days else ()
-    return _answer("feed.json", found, "Working Papers", site, "/feed.json")
+    return answer("feed.json", found, "Working Papers", site, "/feed.json")
 
 
 def _board(hub: Papers, verdict: str, scale: str, field: str) -> list[board.Row]:
@@ -206,7 +236,7 @@ def _board(hub: Papers, verdict: str, scale: str, field: str) -> list[board.Row]
     return [row for row in board.rows(hub.board()) if wanted.fits(row)]
 
 
-@router.get("/evidence.json")
+@router.get("/evidence.json", dependencies=[Depends(dated)])
 def evidence_json(
     hub: Papers, verdict: str = "", scale: str = "", field: str = ""
 ) -> list[dict[str, Any]]:
@@ -218,7 +248,7 @@ def evidence_json(
     ]
 
 
-@router.get("/evidence.csv")
+@router.get("/evidence.csv", dependencies=[Depends(dated)])
 def evidence_csv(hub: Papers, verdict: str = "", scale: str = "", field: str = "") -> Response:
     """The evidence board, one row a claim."""
     head = "paper title method claim text reported ours margin scale verdict recorded".split()
