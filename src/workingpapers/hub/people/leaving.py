@@ -5,7 +5,17 @@ from datetime import datetime
 from typing import Any
 
 from workingpapers.hub.people.community import uncomment
-from workingpapers.hub.store import accounts, audit, authorships, comments, events, sessions, votes
+from workingpapers.hub.store import (
+    accounts,
+    audit,
+    authorships,
+    comments,
+    events,
+    letters,
+    sessions,
+    subscribers,
+    votes,
+)
 from workingpapers.hub.store.accounts import Account
 from workingpapers.hub.store.database import Connection, Store
 
@@ -60,6 +70,25 @@ def _submissions(db: Connection, account: Account) -> Any:
     return [{"paper": i, "at": at.isoformat()} for i, at in authorships.submitted(db, account.id)]
 
 
+def _subscribers(db: Connection, account: Account) -> Any:
+    found = subscribers.by_account(db, account.id)
+    asked = subscribers.consent(db, found.id) if found else None
+    if found is None or asked is None:
+        return None
+    return {
+        "email": found.email,
+        "asked": asked.asked.isoformat(),
+        "source": asked.source,
+        "confirmed": found.confirmed.isoformat() if found.confirmed else None,
+        "zone": found.zone,
+        "hour": found.hour,
+        "subscriptions": [
+            {"cadence": one.cadence, "kind": one.kind, "query": one.query}
+            for one in subscribers.wanted(db, found.id)
+        ],
+    }
+
+
 # Every kind of thing that a person can make here. Rows that refer to an account go with it.
 PARTS: Mapping[str, Callable[[Connection, Account], Any]] = {
     "account": _account,
@@ -68,6 +97,7 @@ PARTS: Mapping[str, Callable[[Connection, Account], Any]] = {
     "comments": _comments,
     "authorships": _authorships,
     "submissions": _submissions,
+    "subscribers": _subscribers,
 }
 
 
@@ -96,5 +126,7 @@ class Leaving:
             for comment in comments.of_account(db, account.id):
                 uncomment(db, comment, now)
             sessions.forget_asked(db, found.email)
+            subscribers.remove_address(db, found.email)
+            letters.forget(db, found.email)
             audit.rename(db, found.name, f"account {found.id}")
             accounts.remove(db, found.id)

@@ -87,7 +87,7 @@ def maths(text: str) -> Markup:
     if len(text) > LONGEST_TEXT:
         return Markup(escape(text))
     out, at, made = [], 0, 0
-    for opening, start, end, stop in _formulas(text):
+    for opening, start, end, stop in formulas(text):
         if start < at:
             continue
         formula = text[start + len(opening) : end]
@@ -115,7 +115,7 @@ def noted(text: str) -> Markup:
 
 def mathml(formula: str) -> str | None:
     """Convert one formula, or say None where it is not of the simple kind."""
-    if not _acceptable(formula):
+    if not acceptable(formula):
         return None
     from latex2mathml.converter import convert
 
@@ -126,7 +126,7 @@ def mathml(formula: str) -> str | None:
         return None
 
 
-def _formulas(text: str) -> list[tuple[str, int, int, int]]:
+def formulas(text: str) -> list[tuple[str, int, int, int]]:
     """Find (opening, start, end of content, end) of what is marked as mathematics."""
     found, at = [], 0
     while opened := _OPENING.search(text, at):
@@ -162,7 +162,8 @@ def _closing_dollar(text: str, at: int, limit: int) -> int:
     return -1
 
 
-def _acceptable(formula: str) -> bool:
+def acceptable(formula: str) -> bool:
+    """Whether a formula is of the simple kind: short, shallow, of known commands."""
     if not formula or len(formula) > LONGEST_FORMULA or not formula.isprintable():
         return False
     depth = 0
@@ -209,13 +210,17 @@ def _crowded(left: ElementTree.Element, right: ElementTree.Element) -> bool:
 
 
 def _plain(text: str) -> str:
-    """Escape prose, with TeX's accents and signs as the characters they stand for."""
+    return escape(prose(text))
+
+
+def prose(text: str) -> str:
+    """Text without formulas, TeX's accents and signs in it as the characters they stand for."""
     text = text.replace("``", "“").replace("''", "”")
     if "\\" in text:
         text = _LETTER.sub(lambda m: _LETTERS[m[1]], _ACCENT.sub(_accented, text))
         text = _SIGN.sub(r"\1", _STYLED.sub(r"\1", text))
         text = re.sub(r"\{([^\W\d_])\}", r"\1", text)  # {\'e} has left {é}
-    return escape(text)
+    return text
 
 
 def _accented(found: re.Match[str]) -> str:

@@ -1,0 +1,1 @@
+"""Mail: who wants which letters, what they hold, and how they get there."""
