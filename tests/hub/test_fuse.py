@@ -5,17 +5,17 @@ from workingpapers.hub.search.fuse import fuse
 
 
 def test_worked_by_hand():
-    """k = 60: b has 1/62 + 1/61, a 1/61, d 1/62, c 1/63; the sums fall in this order."""
+    """k = 10: b has 1/12 + 1/11, a 1/11, d 1/12, c 1/13; the sums fall in this order."""
     assert fuse([["a", "b", "c"], ["b", "d"]]) == ["b", "a", "d", "c"]
 
 
 def test_two_second_places_beat_one_first():
-    """1/62 + 1/62 = 0.0323 against 1/61 = 0.0164."""
+    """1/12 + 1/12 = 0.167 against 1/11 = 0.091."""
     assert fuse([["a", "b"], ["c", "b"]])[0] == "b"
 
 
 def test_two_middling_places_beat_a_good_and_a_bad_one():
-    """b: 1/64 + 1/64 = 0.03125; a: 1/61 + 1/70 = 0.03068."""
+    """b: 1/14 + 1/14 = 0.1429; a: 1/11 + 1/20 = 0.1409."""
     one = ["a", "x1", "x2", "b"]
     other = ["y1", "y2", "y3", "b", "y4", "y5", "y6", "y7", "y8", "a"]
     assert fuse([one, other])[:2] == ["b", "a"]
@@ -24,6 +24,13 @@ def test_two_middling_places_beat_a_good_and_a_bad_one():
 def test_a_small_k_lets_the_first_place_win():
     """k = 0: 1 against 1/3 + 1/3."""
     assert fuse([["a", "x", "b"], ["c", "y", "b"]], k=0) == ["a", "c", "b", "x", "y"]
+
+
+def test_a_weight_counts_like_saying_it_so_often():
+    """a: 1/11 + 1/12; b: 2/11 + 1/13; c: 1/13 + 2/12."""
+    rankings = [["a", "x", "c"], ["b", "c", "y"]]
+    assert fuse(rankings, (1, 2)) == fuse([*rankings, rankings[1]])
+    assert fuse(rankings, (1, 2))[:2] == ["c", "b"]
 
 
 def test_equals_keep_the_order_of_the_earlier_ranking():

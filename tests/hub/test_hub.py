@@ -9,8 +9,7 @@ from datetime import date
 import pytest
 
 from workingpapers.hub.entries import Shelf
-from workingpapers.hub.feeds import remote
-from workingpapers.hub.feeds.remote import RemoteError
+from workingpapers.hub.feeds.remote import Answer, RemoteError
 from workingpapers.hub.hub import Hub
 
 DAY = date(2025, 12, 31)
@@ -135,15 +134,20 @@ def test_bad_records_are_named_and_good_ones_go_in(hub, page, tmp_path):
 def test_an_address_is_fetched_and_read(hub, monkeypatch):
     asked = []
     entry = {"id": "2605.13301", "title": "Teapots", "publishedAt": "2026-05-14T00:00:00.000Z"}
+    atom = (
+        "<feed xmlns='http://www.w3.org/2005/Atom'><entry><id>http://arxiv.org/abs/2605.13301v1"
+        "</id><title>Teapots</title><published>2026-05-14</published></entry></feed>"
+    )
 
-    def fetch(address):
+    def ask(address, **limits):
         asked.append(address)
-        return json.dumps(entry).encode()
+        return Answer(json.dumps(entry).encode() if "huggingface" in address else atom.encode())
 
-    monkeypatch.setattr(remote, "fetch", fetch)
+    monkeypatch.setattr(hub.sources.web, "ask", ask)
     assert hub.load("https://huggingface.co/papers/2605.13301").new == 1
     assert hub.load("2605.13301v1").same == 1
-    assert hub.load("2605.13301, hep-th/9901001").read == 1
+    several = hub.load("2605.13301, hep-th/9901001")
+    assert (several.read, len(several.rejected)) == (1, 1)
     assert asked[0] == "https://huggingface.co/api/papers/2605.13301"
     assert asked[2].endswith("id_list=2605.13301,hep-th/9901001&max_results=2")
 

@@ -405,3 +405,24 @@ def test_a_paper_that_gets_a_better_id_keeps_votes_and_comments(people, join, hu
 def test_an_account_shows_no_address_by_chance():
     names = [field.name for field in fields(accounts.Account)]
     assert "email" in names and "fullname" in names
+
+
+def test_a_vote_that_a_decision_leaves_out_is_not_counted_on_the_card(hub, people, join):
+    ada, bo = join("ada"), join("bo")
+    papers = ("arxiv:2401.00001", "arxiv:2401.00002")
+    for paper_id in papers:
+        people.community.vote(ada, paper_id)
+        people.community.vote(bo, paper_id)
+
+    def counted():
+        return [hub.entry(paper_id).votes for paper_id in papers]
+
+    assert counted() == [2, 2]
+    one = hub.integrity.exclude(bo.id, "bought", paper_id=papers[0])
+    assert counted() == [1, 2]
+    every = hub.integrity.exclude(bo.id, "bought")
+    assert counted() == [1, 1]
+    assert hub.integrity.reverse(every, "a mistake")
+    assert counted() == [1, 2]
+    assert hub.integrity.reverse(one, "a mistake")
+    assert counted() == [2, 2]

@@ -40,7 +40,7 @@ EDITION = {
         (b"\x1f\x8b\x08...", "it is a gzip archive"),
         (b"\x89PNG\r\n", "it is a picture"),
         (b"Dear diary,\n\nnothing happened.\n", "nothing in it looks like"),
-        (b"<rss version='2.0'><channel/></rss>", "it is markup of another kind"),
+        (b"<opml version='2.0'><body/></opml>", "it is markup of another kind"),
     ],
 )
 def test_says_of_foreign_files_what_they_are(data, reason):

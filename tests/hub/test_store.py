@@ -8,11 +8,12 @@ from sqlalchemy import inspect, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from workingpapers.hub.store import database, dialects, editions, migrate, outbox, papers, postgres
+from workingpapers.hub.store import database, dialects, editions, migrate, outbox, papers
 from workingpapers.hub.store.database import Store, StoreError
 from workingpapers.hub.store.migrate import Migration
-from workingpapers.hub.store.schema import UtcTime, whole
+from workingpapers.hub.store.schema import UtcTime, aliases, whole
 from workingpapers.hub.store.schema import papers as paper_table
+from workingpapers.hub.store.search_tables import derived
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -42,7 +43,7 @@ def tables_of(store):
         names = {
             name
             for name in found.get_table_names()
-            if not name.startswith("sqlite_") and name not in postgres.derived.tables
+            if not name.startswith("sqlite_") and name not in derived.tables
         }
         return {
             name: (
@@ -325,3 +326,26 @@ def test_a_driver_that_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg", None)
     with pytest.raises(StoreError, match=r"install workingpapers\[hub,postgres\]"):
         Store.open("postgresql://127.0.0.1/hub")
+
+
+def test_many_rows_go_in_at_once_and_come_out_as_they_were(store, new_paper):
+    rows = [{"alias": f"a{n}", "paper_id": "p"} for n in range(3)]
+    words = ("quote \" and ' and \\", "back \\u0000 slash", "tab\tnew\nline", "é 🫖 \u2028", "{}")
+    with store.writing() as db:
+        save(db, new_paper("p", id="p"))
+        save(db, *(new_paper("w", word, id=f"w{n}") for n, word in enumerate(words)))
+        dialects.put_many(db, aliases, rows)
+        dialects.put_many(db, aliases, [{"alias": "a1", "paper_id": "w0"}], replace=True)
+        dialects.put_many(db, aliases, [])
+    with store.reading() as db:
+        assert papers.renamed(db, ["a0", "a1", "a2"]) == {"a0": "p", "a1": "w0", "a2": "p"}
+        found = papers.find(db, [f"w{n}" for n in range(len(words))])
+        assert [found[f"w{n}"].title for n in range(len(words))] == list(words)
+        assert found["w0"] == new_paper("w", words[0], id="w0")
+
+
+def test_rows_put_at_once_hold_no_nul(store, new_paper):
+    with store.writing() as db:
+        save(db, new_paper("p", id="p", title="a\x00b \\u0000 \\\x00"))
+    with store.reading() as db:
+        assert papers.find(db, ["p"])["p"].title == "a\ufffdb \\u0000 \\\ufffd"

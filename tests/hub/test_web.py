@@ -180,7 +180,7 @@ def test_paper_page_has_all_of_it(client):
     html = client.get("/papers/1808.00758").text
     said = text(html)
     for part in (
-        "Bo Yang, Sen Wang, Andrew Markham, Niki Trigoni",
+        *("Bo Yang", "Sen Wang", "Andrew Markham", "Niki Trigoni"),
         "holds here",
         "unmeasured",
         "IoU 0.642 on 3D-R2N2",
@@ -466,6 +466,8 @@ def test_openapi_describes_the_api_and_only_it(client):
         "/api/v1/me",
         "/api/v1/me/export",
         "/api/v1/me/reading",
+        "/api/v1/me/subscriptions",
+        "/api/v1/me/subscriptions/{subscription_id}",
         "/api/v1/papers/{paper_id}/comments",
         "/api/v1/papers/{paper_id}/reading",
         "/api/v1/papers/{paper_id}/vote",

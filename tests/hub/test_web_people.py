@@ -17,6 +17,7 @@ from workingpapers.hub.app import create_app
 from workingpapers.hub.people import submitting
 from workingpapers.hub.people.limits import ACTIONS
 from workingpapers.hub.settings import Settings
+from workingpapers.hub.store import sources
 from workingpapers.hub.web import forgery
 from workingpapers.hub.web.limits import LARGEST
 
@@ -303,9 +304,13 @@ FORMS = [
     "/papers/2401.00001/vote", "/papers/2401.00001/reading", "/papers/2401.00001/comments",
     "/papers/2401.00001/authorship", "/papers/2401.00001/claims/pours/replies",
     "/comments/1/remove", "/submit", "/account", "/account/tokens", "/account/sessions/end",
-    "/account/delete", "/sign-out", "/sign-in", "/sign-in/link", "/sign-in/code", "/first",
+    "/account/delete", "/account/address", "/account/address/confirm",
+    "/sign-out", "/sign-in", "/sign-in/link", "/sign-in/code", "/first",
 ]  # fmt: skip
-DESK = ["/admin/comments", "/admin/accounts", "/admin/authorships"]
+DESK = [
+    "/admin/comments", "/admin/accounts", "/admin/authorships", "/admin/jobs/import",
+    "/admin/jobs/check", "/admin/jobs/1/cancel", "/admin/votes", "/admin/votes/1/reverse",
+]  # fmt: skip
 
 
 def every_form(app):
@@ -638,3 +643,21 @@ def test_pages_of_people_keep_to_the_rules_of_all_pages(chief):
         ids = re.findall(r'\sid="([^"]+)"', html)
         assert len(ids) == len(set(ids)), path
         assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+def test_the_desk_shows_what_sources_brought_and_escapes_it(app, chief):
+    assert "None: papers sync add." in chief.http.get("/admin").text
+    hub = app.state.hub
+    source = hub.sources.add("arxiv", "ti:<script>alert(1)</script>")
+    assert "never read" in chief.http.get("/admin").text
+    now = source.made
+    with hub._store.writing() as db:
+        run = sources.begin(db, source, now)
+        counts = sources.Counts(new=3, rejected=1)
+        problem = [("entry 4", "title: <b>none</b>")]
+        assert sources.advance(db, source.id, run, now, {}, counts, problem)
+        sources.finish(db, source.id, run, now, now, "arXiv answered 404")
+    page = chief.http.get("/admin").text
+    assert "ti:&lt;script&gt;" in page and "<script>alert" not in page
+    assert "3 new, 0 changed, 0 known, 1 bad; arXiv answered 404" in page
+    assert "entry 4: title: &lt;b&gt;none&lt;/b&gt;" in page

@@ -5,7 +5,7 @@ import sys
 
 import typer
 
-from workingpapers.cli import hub, methods, people, restore, scaffold
+from workingpapers.cli import hub, mail, methods, people, restore, scaffold, sync, working
 from workingpapers.cli.console import complain
 
 app = typer.Typer(
@@ -20,13 +20,18 @@ app.command("list")(methods.list_)
 app.command()(methods.show)
 app.command()(methods.check)
 app.command()(methods.bench)
+app.command()(methods.pictures)
 app.command()(scaffold.new)
 app.command("import")(hub.import_)
 app.command()(hub.search)
 app.command()(hub.serve)
+app.command()(working.work)
 app.command()(restore.export)
 app.command()(restore.restore)
 app.command()(people.admin)
+app.command()(mail.digest)
+app.command()(mail.bounces)
+app.add_typer(sync.sync, name="sync", help="What the hub fetches again and again.")
 app.add_typer(hub.index, name="index", help="The search indexes.")
 app.add_typer(methods.data, name="data", help="Data sets and models that checks use.")
 

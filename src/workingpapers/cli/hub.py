@@ -73,12 +73,19 @@ def _plain(entry: "Entry") -> dict[str, Any]:
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    no_worker: Annotated[
+        bool, typer.Option("--no-worker", help="Leave imports and checks to `papers work`.")
+    ] = False,
+    access_log: Annotated[
+        bool, typer.Option("--access-log", help="A line of JSON on stderr for each request.")
+    ] = False,
 ) -> None:
     """Serve the page."""
-    import uvicorn
-
     from workingpapers.hub.app import create_app
+    from workingpapers.hub.jobs.child import Child
+    from workingpapers.hub.server import serve as run
     from workingpapers.hub.settings import Settings
+    from workingpapers.hub.web import watch
 
     settings = Settings.from_environment()
     if "WORKINGPAPERS_URL" not in os.environ:  # links in mails lead to where it is served
@@ -90,7 +97,9 @@ def serve(
     if link:
         out.print("Nobody looks after this hub yet; within ten minutes, open")
         out.print(link, soft_wrap=True)
-    uvicorn.run(app, host=host, port=port, log_level="warning")
+    watch.log_access(every=access_log)
+    child = None if no_worker else Child()
+    run(app, host, port, seconds=settings.stop_seconds, child=child)
 
 
 def title_of(paper: str) -> str | None:
@@ -109,7 +118,7 @@ def import_(
     year: Annotated[int | None, typer.Option(help="Of a saved page that leaves it out.")] = None,
     json: Json = False,
 ) -> None:
-    """Import papers: a saved Daily Papers page, Hugging Face's JSON, arXiv's Atom, arXiv ids.
+    """Import papers: a saved Daily Papers page, JSON, Atom, RSS, OAI-PMH, BibTeX, lists of ids.
 
     Good records go in, bad ones are named; the exit status is 1 if there were any.
     """

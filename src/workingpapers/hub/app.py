@@ -1,5 +1,6 @@
 """The web application: one hub, its pages, its feeds and its JSON."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from workingpapers.core import library
 from workingpapers.hub.entries import Shelf
 from workingpapers.hub.hub import Hub
 from workingpapers.hub.settings import Settings
+from workingpapers.hub.sources.watch import Watch
 from workingpapers.hub.web import (
     account,
     admin,
@@ -21,32 +23,56 @@ from workingpapers.hub.web import (
     community,
     errors,
     feed,
+    health,
     huggingface,
+    integrity,
+    jobs,
+    lists,
+    moving,
+    news,
+    newsletter,
     pages,
     people_api,
+    preview,
     rankings,
     signing,
+    subscriptions,
+    subscriptions_api,
     twins,
 )
 from workingpapers.hub.web.answers import Headers, Revalidation
+from workingpapers.hub.web.described import Described
+from workingpapers.hub.web.kept import Kept
 from workingpapers.hub.web.limits import Limited
+from workingpapers.hub.web.metrics import Metrics
 from workingpapers.hub.web.site import Site
 from workingpapers.hub.web.visitor import Visitor
+from workingpapers.hub.web.watch import Routed, Watched
 
 # In the order they are asked: what ends in .md or .json comes before the page it is a twin of.
 ROUTERS = (
     feed.router,
     changes.router,
     huggingface.router,
+    news.router,
     twins.router,
+    lists.router,
     rankings.router,
     signing.router,
     account.router,
+    moving.router,
+    newsletter.router,
+    preview.router,
+    subscriptions.router,
     community.router,
     admin.router,
+    health.router,
+    jobs.router,
+    integrity.router,
     pages.router,
     rankings.v1,
     people_api.router,
+    subscriptions_api.router,
     api.router,
 )
 
@@ -66,15 +92,25 @@ def create_app(settings: Settings, papers: Path = library.PAPERS, *, fill: bool 
             hub.fill()
         return hub
 
+    metrics = Metrics()
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.hub = await run_in_threadpool(opened)
+        app.state.hub = hub = await run_in_threadpool(opened)
+        hub.searched = metrics.searched
+        metrics.watch(hub.health.look)
+        app.state.hub.mail.start()
+        watch = Watch(hub.sources)
+        if settings.sync:
+            watch.start()
         try:
             yield
         finally:
+            await run_in_threadpool(watch.stop)
+            await run_in_threadpool(app.state.hub.mail.stop)
             await run_in_threadpool(app.state.hub.close)
 
-    app = FastAPI(
+    app = Described(
         title="Working Papers",
         version=__version__,
         summary="Papers, what they claim, and what was measured of it.",
@@ -84,11 +120,22 @@ def create_app(settings: Settings, papers: Path = library.PAPERS, *, fill: bool 
         lifespan=lifespan,
     )
     app.state.site = Site(settings, Visitor)
+    app.state.metrics = metrics
+    app.state.stopping, app.state.streams = asyncio.Event(), 0  # of live pages
     for router in ROUTERS:
         app.include_router(router)
     errors.install(app)
+    app.add_middleware(Routed)
     app.add_middleware(Revalidation)
     app.add_middleware(GZipMiddleware, minimum_size=1024)
-    app.add_middleware(Limited)
+    app.add_middleware(Kept)
+    app.add_middleware(
+        Limited,
+        largest=settings.largest_body * 2**10,
+        larger={jobs.IMPORT: settings.largest_import * 2**20},
+        reads=settings.reads,
+        query_seconds=settings.query_seconds,
+    )
     app.add_middleware(Headers, secure=settings.base_url.startswith("https:"))
+    app.add_middleware(Watched, tell=metrics.count)
     return app

@@ -41,6 +41,17 @@ class Report:
         """How many papers were understood."""
         return self.new + self.changed + self.same
 
+    def __add__(self, other: "Report") -> "Report":
+        """What both did together."""
+        return Report(
+            self.new + other.new,
+            self.changed + other.changed,
+            self.same + other.same,
+            self.rejected + other.rejected,
+            self.format or other.format,
+            self.edition or other.edition,
+        )
+
 
 @dataclass(slots=True)
 class _Count:
@@ -87,13 +98,36 @@ class Catalog:
         while batch := list(islice(stream, size)):
             good = list(_good(batch, count.rejected))
             with self._store.writing() as db:
-                order = self._write(db, good, count, yielding)
-                if edition and order:
-                    self._arrange(db, edition, order, yielding)
+                self._put(db, good, edition, count, yielding)
             done += len(batch)
             if on_progress:
                 on_progress(done, total)
         return count.report()
+
+    def write(
+        self,
+        db: Connection,
+        records: Iterable[Paper | Rejected],
+        edition: date | None = None,
+        *,
+        yielding: bool = False,
+    ) -> Report:
+        """As `add`, all of it in a writing transaction of the caller."""
+        count = _Count()
+        self._put(db, list(_good(records, count.rejected)), edition, count, yielding)
+        return count.report()
+
+    def _put(
+        self,
+        db: Connection,
+        good: list[Paper],
+        edition: date | None,
+        count: _Count,
+        yielding: bool,
+    ) -> None:
+        order = self._write(db, good, count, yielding)
+        if edition and order:
+            self._arrange(db, edition, order, yielding)
 
     def _write(
         self, db: Connection, batch: list[Paper], count: _Count, yielding: bool
@@ -187,6 +221,13 @@ class _Desk:
                 same = [known for known in same if known.published == paper.published]
             return same[0].id if len(same) == 1 else None
         nameless = [known.id for known in same if known.id.startswith("title:")]
+        if not nameless and paper.id.startswith("doi:"):  # a journal's copy of a paper on arXiv
+            there = [known.id for known in same if known.id.startswith("arxiv:")]
+            theirs = [i for i in there if _share_authors(self.now[i], paper)]
+            return theirs[0] if len(theirs) == 1 else None
+        if not nameless and paper.id.startswith("arxiv:"):
+            there = [known.id for known in same if known.id.startswith("doi:")]
+            nameless = [i for i in there if _share_authors(self.now[i], paper)]
         if not nameless:
             return None
         self._promote(nameless[0], paper.id)
@@ -211,6 +252,14 @@ class _Desk:
         if paper_id not in self.before:
             return "new"
         return "same" if self.before[paper_id] == self.now[paper_id] else "changed"
+
+
+def _share_authors(one: Paper, other: Paper) -> bool:
+    """Whether somebody wrote both: initials or names in full, the last word is the same."""
+    first, second = (
+        {name_key(name).rpartition(" ")[2] for name in paper.authors} for paper in (one, other)
+    )
+    return not first.isdisjoint(second)
 
 
 def merge(known: Paper, told: Paper, *, yielding: bool = False) -> Paper:
@@ -267,6 +316,8 @@ def _good(batch: Iterable[Paper | Rejected], rejected: list[Rejected]) -> Iterat
 
 def _without_nul(paper: Paper) -> Paper:
     """The paper with spaces for NUL characters, which PostgreSQL cannot hold in a text."""
+    if "\x00" not in _words(paper):
+        return paper
     changed: dict[str, Any] = {}
     for part_of in dataclasses.fields(paper):
         value = getattr(paper, part_of.name)
@@ -274,7 +325,14 @@ def _without_nul(paper: Paper) -> Paper:
             changed[part_of.name] = value.replace("\x00", " ")
         elif isinstance(value, tuple) and any("\x00" in part for part in value):
             changed[part_of.name] = tuple(part.replace("\x00", " ") for part in value)
-    return dataclasses.replace(paper, **changed) if changed else paper
+    return dataclasses.replace(paper, **changed)
+
+
+def _words(paper: Paper) -> str:
+    """All text of a paper, to look through at once."""
+    texts = (paper.id, paper.title, paper.abstract, paper.summary, paper.url, paper.code)
+    houses = (paper.organization, paper.organization_slug)
+    return "".join((*texts, *houses, *paper.authors, *paper.fields))
 
 
 def fault(paper: Paper) -> str:
@@ -291,8 +349,7 @@ def fault(paper: Paper) -> str:
             return f"its {name} is no number that anybody would count to"
     if len(paper.authors) > 20_000:
         return "it has more than 20,000 authors"
-    words = (paper.id, paper.title, paper.abstract, paper.summary, paper.url, paper.code)
-    if not _is_text("".join((*words, *paper.authors, *paper.fields, paper.organization))):
+    if not _is_text(_words(paper)):
         return "it holds half of a surrogate pair, which is no text"
     return ""
 

@@ -5,13 +5,18 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Lock
+from typing import Literal, cast, get_args
 
 from workingpapers.core import library
-from workingpapers.core.types import Card, Claim, Evidence, Paper, Verdict
+from workingpapers.core.types import Card, Claim, Evidence, Paper, Picture, Verdict
 
 log = logging.getLogger(__name__)
+
+Kind = Literal["holds", "undecided", "reversed", "void", "stale", "unmeasured"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,12 @@ class Standing:
     def verdict(self) -> Verdict | None:
         """None where it is unmeasured or stale."""
         return self.evidence.verdict(self.claim) if self.evidence and self.fresh else None
+
+    @property
+    def kind(self) -> Kind:
+        """The verdict, or why there is none."""
+        why_none = "stale" if self.evidence else "unmeasured"
+        return cast(Kind, str(self.verdict or why_none))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +82,7 @@ class Shelf:
     def __init__(self, papers: Path = library.PAPERS) -> None:
         self.papers = papers
         self._read: dict[str, tuple[Card, tuple[Standing, ...]]] = {}
-        self._seen: object = None
+        self._seen: list[tuple[Path, int]] = []
         self._looked = -math.inf
         self._lock = Lock()
 
@@ -94,7 +105,13 @@ class Shelf:
             except (ValueError, SyntaxError) as error:
                 log.error("the card of %s is left out: %s", slug, error)
 
-    def _stamp(self) -> object:
+    def modified(self) -> datetime:
+        """When one of the files last changed."""
+        self.by_paper()
+        newest = max((stamp for _, stamp in self._seen), default=0)
+        return datetime.fromtimestamp(newest / 1e9, UTC)
+
+    def _stamp(self) -> list[tuple[Path, int]]:
         files = [
             path for path in self.papers.glob("*/*") if path.suffix in (".toml", ".json", ".py")
         ]
@@ -116,6 +133,25 @@ class Shelf:
             return Standing(claim, evidence, fresh, measured.get((claim.key, "long")))
 
         return tuple(standing(claim) for claim in card.claims)
+
+    def pictures(self, slug: str) -> tuple[Picture, ...]:
+        """What is known of a method's pictures; none where that cannot be read."""
+        try:
+            return library.pictures(slug, self.papers)
+        except ValueError as error:
+            log.error("the pictures of %s are left out: %s", slug, error)
+            return ()
+
+    def picture(self, slug: str, name: str) -> bytes | None:
+        """The file of a picture that its method lists; names from outside never become paths."""
+        if slug not in library.slugs(self.papers):
+            return None
+        if name not in (picture.name for picture in self.pictures(slug)):
+            return None
+        try:
+            return (self.papers / slug / "pictures" / name).read_bytes()
+        except FileNotFoundError:
+            return None
 
     def join(self, signals: Iterable[tuple[Paper, int, int]]) -> tuple[Entry, ...]:
         """Make entries of papers with their (votes, comments), in the order given."""

@@ -1,7 +1,8 @@
 """The hub in one object: what pages, API and command line need of papers."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
@@ -14,15 +15,20 @@ from workingpapers.hub.catalog import Catalog, Progress, Report
 from workingpapers.hub.entries import Entry, Results, Shelf
 from workingpapers.hub.feeds import bundled, identifiers
 from workingpapers.hub.feeds.keys import name_key
-from workingpapers.hub.feeds.reading import read, read_file
 from workingpapers.hub.feeds.records import Reading, Rejected
+from workingpapers.hub.health import Health
+from workingpapers.hub.jobs.jobs import Jobs
+from workingpapers.hub.mail.mail import Mail
 from workingpapers.hub.people.people import People
 from workingpapers.hub.search import encode
 from workingpapers.hub.search.encode import Encoder, LazyEncoder
 from workingpapers.hub.search.engine import MANY, Broken, open_engine
+from workingpapers.hub.search.evidence import resolved
 from workingpapers.hub.search.lock import Busy
+from workingpapers.hub.search.query import Query, parse
 from workingpapers.hub.settings import Settings
-from workingpapers.hub.store import editions, events, papers, rankings, votes
+from workingpapers.hub.sources.sources import Sources
+from workingpapers.hub.store import editions, events, papers, rankings, topics, votes
 from workingpapers.hub.store.database import Connection, Store, StoreError
 from workingpapers.hub.trending import evidence, periods, shown
 from workingpapers.hub.trending.integrity import Integrity
@@ -61,10 +67,15 @@ class Hub:
         self._store = store
         self._catalog = Catalog(store)
         self.people = People(store, settings)
+        self.mail = Mail(store, settings, self.people.post, papers=self)
         self.trending = Trending(store, settings.freeze_hour)
         self.integrity = Integrity(store)
+        self.jobs = Jobs(store, self.people.moderation)
+        self.sources = Sources(store, self._catalog, settings.home, self._taken_in)
         self._noticed: object = None  # the shelf whose news are in the log
         lazy = LazyEncoder(encoder or (lambda: encode.load(settings.encoder)))
+        self.health = Health(store, settings.home, self.jobs, lambda: self._index.behind())
+        self.searched: Callable[[float], None] = lambda seconds: None  # told how long each took
         self._index = open_engine(store, settings.home / "index", lazy)
 
     @classmethod
@@ -133,8 +144,7 @@ class Hub:
             on_index: told how many are indexed, and then how many are encoded.
         """
         report = self._catalog.add(records, edition, on_progress)
-        self._notice()
-        self.index(on_index)
+        self._taken_in(on_index)
         return report
 
     def load(
@@ -159,14 +169,7 @@ class Hub:
             OSError: the file cannot be opened.
             RemoteError: nothing could be fetched from there.
         """
-        path = Path(source).expanduser()
-        if path.is_file() or ("://" not in source and not identifiers.parse(source.split(",")[0])):
-            reading = read_file(path, day=day, year=year)
-        else:
-            from workingpapers.hub.feeds import remote
-
-            address = remote.address_of(source)
-            reading = read(remote.fetch(address), day=day, year=year)
+        reading = self.sources.reading(source, day, year)
         return self.take(reading, on_progress, on_index)
 
     def take(
@@ -175,9 +178,14 @@ class Hub:
         on_progress: Progress | None = None,
         on_index: Progress | None = None,
     ) -> Report:
-        """Add what was read, as the edition that it is where it is one."""
-        report = self.add(reading.records, reading.day, on_progress, on_index)
-        return replace(report, format=reading.format, edition=reading.day)
+        """Add what was read, as the edition that it is where it is one; fetch what it names."""
+        report = self.sources.take(reading, on_progress)
+        self._taken_in(on_index)
+        return report
+
+    def _taken_in(self, on_index: Progress | None = None) -> None:
+        self._notice()
+        self.index(on_index)
 
     def index(self, on_progress: Progress | None = None) -> str:
         """Bring the search indexes up to date; returns a note for the reader, or nothing.
@@ -219,6 +227,16 @@ class Hub:
         return manifest
 
     # Papers out
+
+    def state(self) -> tuple[str, int]:
+        """Two equal answers: neither database nor shelf changed between them."""
+        return self._store.state(), id(self.shelf.by_paper())
+
+    def modified(self) -> datetime:
+        """When a paper, an edition, a vote, a comment, a card or evidence last changed."""
+        with self._reading() as db:
+            moments = (papers.last_change(db), editions.last_arranged(db), events.last_moment(db))
+        return max(self.shelf.modified(), *filter(None, moments))
 
     def editions(self) -> list[date]:
         """The days that have an edition, newest first."""
@@ -283,13 +301,14 @@ class Hub:
         *,
         author: str | None = None,
         organization: str | None = None,
+        topic: str | None = None,
         since: date | None = None,
         until: date | None = None,
     ) -> Listing:
         """Papers, newest first; `since` and `until` are inclusive days of publication.
 
         `author` is a name in any case, with or without accents; `organization` a slug or a
-        name.
+        name; `topic` a field of papers or of cards, in any case.
         """
         with self._reading() as db:
             found, total = papers.listed(
@@ -298,10 +317,29 @@ class Hub:
                 offset,
                 author=None if author is None else name_key(author),
                 organization=(organization, name_key(organization)) if organization else None,
+                topic=(topics.key(topic), self._carded().get(topics.key(topic), ()))
+                if topic
+                else None,
                 since=since,
                 until=until,
             )
             return Listing(self._joined(db, found), total)
+
+    def topics(self, limit: int = 100) -> dict[str, int]:
+        """The topics with the most papers, and how many each has at least."""
+        with self._reading() as db:
+            counts = topics.common(db, limit)
+        for topic, ids in self._carded().items():
+            counts[topic] = max(counts.get(topic, 0), len(ids))
+        return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:limit])
+
+    def _carded(self) -> dict[str, list[str]]:
+        """The papers of each topic by their cards, whatever their source says."""
+        found: dict[str, list[str]] = {}
+        for paper_id, (card, _) in self.shelf.by_paper().items():
+            for topic in dict.fromkeys(map(topics.key, card.fields)):
+                found.setdefault(topic, []).append(paper_id)
+        return found
 
     def board(self) -> tuple[Entry, ...]:
         """All papers that have a card, by title."""
@@ -310,29 +348,64 @@ class Hub:
             found = papers.find(db, cards).values()
             return self._joined(db, sorted(found, key=lambda paper: paper.title.casefold()))
 
-    def changes(self, limit: int = 50, offset: int = 0) -> list[Change]:
-        """Verdicts that are new or changed, the latest first."""
+    def changes(
+        self, limit: int = 50, offset: int = 0, *, paper_id: str | None = None
+    ) -> list[Change]:
+        """Verdicts that are new or changed, the latest first; of one paper, where it is given."""
         with self._reading() as db:
-            told = events.read(db, kinds=["verdict"], newest_first=True, limit=limit, offset=offset)
+            told = events.read(
+                db,
+                kinds=["verdict"],
+                papers=None if paper_id is None else [paper_id],
+                newest_first=True,
+                limit=limit,
+                offset=offset,
+            )
             found = self._entries(db, dict.fromkeys(event.paper_id for event in told))
         return shown.changes(told, found)
 
     # Search
 
-    def search(self, query: str, limit: int = 20, offset: int = 0) -> Results:
-        """Find papers by words and by meaning; an arXiv id finds its paper."""
+    def search(
+        self, query: str, limit: int = 20, offset: int = 0, *, among: Collection[str] | None = None
+    ) -> Results:
+        """Find papers by words and by meaning, within filters; an arXiv id finds its paper.
+
+        `among` leaves out all papers but those with these ids.
+        """
         exact = identifiers.paper_id(query)
         entry = self.entry(exact) if exact else None
         if entry:
-            return Results(query, (entry,)[offset : offset + limit], 1, True)
+            there = (entry,) if among is None or entry.paper.id in among else ()
+            return Results(query, there[offset : offset + limit], len(there), True)
+        asked = self._parsed(query)
+        if among is not None:
+            asked = replace(
+                asked, scope=asked.scope.within(among if asked.text or asked.scope else ())
+            )
         note = self._freshened()
-        found, mended = self._asked(lambda db: self._index.search(db, query))
+        began = time.perf_counter()
+        found, mended = self._asked(lambda db: self._index.search(db, asked))
+        self.searched(time.perf_counter() - began)
         if found is None:
             return Results(query, (), 0, False, mended)
         with self._reading() as db:
-            page = self._entries(db, found.ids[offset : offset + limit])
-        notes = " ".join(filter(None, (mended, note, found.note)))
-        return Results(query, page, len(found.ids), found.meaning, notes)
+            meant = self._catalog.locate(db, asked.ids)
+            named = [i for i in meant.values() if among is None or i in among]
+            ids = list(dict.fromkeys((*named, *found.ids)))
+            page = self._entries(db, ids[offset : offset + limit])
+        lost = ", ".join(i.removeprefix("arxiv:") for i in asked.ids if i not in meant)
+        lost = lost and f"This hub does not hold {lost}."
+        notes = " ".join(filter(None, (mended, note, lost, found.note)))
+        return Results(query, page, len(ids), found.meaning, notes)
+
+    def _parsed(self, query: str) -> Query:
+        """A query whose filters on evidence have become ids."""
+        asked = parse(query)
+        if not asked.scope:
+            return asked
+        today = datetime.now(UTC).date()
+        return replace(asked, scope=resolved(asked.scope, self.shelf.by_paper(), today))
 
     def similar(self, paper_id: str, limit: int = 5) -> tuple[Entry, ...]:
         """The papers nearest in meaning, or in words where it is not encoded; without itself."""
@@ -342,7 +415,7 @@ class Hub:
         own = entry.paper
         near, _ = self._asked(lambda db: self._index.similar(db, own.id, limit))
         if not near:
-            query = " ".join((own.title.replace('"', " "), *own.fields))
+            query = parse(" ".join((own.title.replace('"', " ").replace(":", " "), *own.fields)))
             found, _ = self._asked(lambda db: self._index.search(db, query))
             near = [i for i in found.ids if i != own.id][:limit] if found else []
         with self._reading() as db:

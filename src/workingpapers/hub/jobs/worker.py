@@ -118,7 +118,7 @@ class Worker:
                 log.exception("job %d broke", job.id)
             end = ("failed", " ".join(str(error).split()) or type(error).__name__)
         with self._store.writing() as db:
-            if rows.renew(db, job.id, self.name, self._clock(), log=course.text()) is not None:
+            if rows.renew(db, job.id, self.name, self._clock(), **course.untold()) is not None:
                 rows.end(db, job.id, *end, self._clock())
 
     def _import(self, job: Job, course: "Course") -> str:
@@ -191,6 +191,11 @@ class Course:
         self._over.set()
         self._thread.join()
 
+    def untold(self) -> dict[str, Any]:
+        """What the thread had no time to tell, once it is over."""
+        with self._lock:
+            return {**self._changed, "log": "\n".join(self._lines)}
+
     def count(self, phase: str, done: int, total: int | None) -> None:
         """Note how far it is."""
         with self._lock:
@@ -216,11 +221,6 @@ class Course:
         with self._lock:
             self._lines.append(line[: rows.WIDEST])
             self._changed["log"] = "\n".join(self._lines)
-
-    def text(self) -> str:
-        """The log."""
-        with self._lock:
-            return "\n".join(self._lines)
 
     def going_on(self) -> None:
         """Return while the job may go on.

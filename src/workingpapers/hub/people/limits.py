@@ -33,6 +33,8 @@ class Allowance:
 ACTIONS: Mapping[str, Sequence[Allowance]] = {
     "sign-in": (Allowance("network", 30, HOUR), Allowance("address", 5, HOUR)),
     "code": (Allowance("network", 60, HOUR),),
+    "subscribe": (Allowance("network", 30, HOUR),),
+    "letter": (Allowance("address", 1, HOUR),),  # that somebody who is not signed in asks for
     "vote": (Allowance("account", 120, 60), Allowance("network", 600, 60)),
     "comment": (Allowance("account", 30, HOUR), Allowance("network", 200, HOUR)),
     "submit": (Allowance("account", 10, DAY), Allowance("network", 100, DAY)),

@@ -49,7 +49,7 @@ class Moderation:
 
     def hide(self, actor: Account, comment_id: int, reason: str = "") -> bool:
         """Hide a comment; false where there is none."""
-        with self._deed(actor) as (db, now):
+        with self.deed(actor) as (db, now):
             found = comments.find(db, comment_id)
             if found is not None and found.hidden is None:
                 uncomment(db, found, now)
@@ -59,7 +59,7 @@ class Moderation:
 
     def show(self, actor: Account, comment_id: int, reason: str = "") -> bool:
         """Show a hidden comment again; false where there is none."""
-        with self._deed(actor) as (db, now):
+        with self.deed(actor) as (db, now):
             found = comments.find(db, comment_id)
             if found is not None and found.hidden is not None:
                 _recomment(db, found, now)
@@ -74,7 +74,7 @@ class Moderation:
         Raises:
             Refused: one cannot suspend oneself.
         """
-        with self._deed(actor) as (db, now):
+        with self.deed(actor) as (db, now):
             account = accounts.named(db, name)
             if account is not None and account.id == actor.id:
                 raise Refused("Nobody can suspend themselves.")
@@ -94,7 +94,7 @@ class Moderation:
 
     def restore(self, actor: Account, name: str, reason: str = "") -> bool:
         """Undo `suspend`; comments that were hidden one by one stay hidden."""
-        with self._deed(actor) as (db, now):
+        with self.deed(actor) as (db, now):
             account = accounts.named(db, name)
             if account is not None and account.suspended is not None:
                 accounts.change(db, account.id, suspended=None)
@@ -108,7 +108,7 @@ class Moderation:
 
     def promote(self, actor: Account, name: str, *, administrator: bool) -> bool:
         """Make somebody an administrator, or no longer one."""
-        with self._deed(actor) as (db, now):
+        with self.deed(actor) as (db, now):
             account = accounts.named(db, name)
             if account is not None and account.id == actor.id and not administrator:
                 raise Refused("Another administrator has to do that.")
@@ -122,7 +122,7 @@ class Moderation:
         self, actor: Account, authorship_id: int, *, confirmed: bool, reason: str = ""
     ) -> bool:
         """Confirm that somebody wrote a paper, or refuse it."""
-        with self._deed(actor) as (db, now):
+        with self.deed(actor) as (db, now):
             found = authorships.find(db, authorship_id)
             if found is not None:
                 authorships.decide(db, found.id, "confirmed" if confirmed else "refused", now)
@@ -132,7 +132,7 @@ class Moderation:
         return found is not None
 
     @contextmanager
-    def _deed(self, actor: Account) -> Iterator[tuple[Connection, datetime]]:
+    def deed(self, actor: Account) -> Iterator[tuple[Connection, datetime]]:
         """A transaction for one deed, and its time.
 
         Raises:

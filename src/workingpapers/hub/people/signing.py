@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from workingpapers.hub.people import addresses, tokens
-from workingpapers.hub.store import accounts, audit, sessions
+from workingpapers.hub.store import accounts, audit, sessions, subscribers
 from workingpapers.hub.store.accounts import Account
 from workingpapers.hub.store.database import Connection, Store, tell, told
 from workingpapers.hub.store.sessions import Session, SignIn
@@ -239,7 +239,9 @@ def _newcomer(db: Connection, email: str, now: datetime) -> Account:
     name = addresses.some_name()
     while accounts.named(db, name):
         name = addresses.some_name()
-    return accounts.add(db, name, email, now)
+    made = accounts.add(db, name, email, now)
+    subscribers.link(db, made.id, email)
+    return made
 
 
 def _begin(db: Connection, account: Account, former: str, now: datetime) -> str:

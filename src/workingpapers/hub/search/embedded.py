@@ -10,17 +10,24 @@ from threading import Lock
 from workingpapers.hub.search.encode import EncoderMissing, LazyEncoder
 from workingpapers.hub.search.engine import (
     CANDIDATES,
+    FEW,
+    LISTED,
+    MOST_NEAR,
     NEAR,
     NOT_ENCODED,
     WAIT,
     Broken,
     Found,
     Progress,
+    Worded,
     joined,
+    listed,
+    noted,
 )
 from workingpapers.hub.search.keeping import Keeper
-from workingpapers.hub.search.meaning import Meaning, pack
-from workingpapers.hub.search.query import Query, parse
+from workingpapers.hub.search.meaning import Meaning, nearest_papers, pack
+from workingpapers.hub.search.query import Query
+from workingpapers.hub.search.spelling import Spelling
 from workingpapers.hub.search.state import State
 from workingpapers.hub.search.words import Words
 from workingpapers.hub.store import outbox
@@ -34,41 +41,72 @@ class Embedded:
         self._keeper = Keeper(store, folder, encoder)
         self._folder = folder
         self._encoder = encoder
+        self._spelling = Spelling()
         self._lock = Lock()
         self._state: State | None = None
         self._words: Words | None = None
         self._meaning: Meaning | None = None
 
-    def search(self, db: Connection, typed: str) -> Found:
+    def search(self, db: Connection, query: Query) -> Found:
         """Answer a query.
 
         Raises:
             Broken: there is no index that can be read.
         """
-        query = parse(typed)
+        _, words, _ = self._opened()
         if not query.text:
-            return Found((), True)
-        state, words, meaning = self._opened()
-        by_words, _ = words.search(query, CANDIDATES)
+            left = words.newest(query.scope, LISTED) if query.scope else ([], 0)
+            return listed(query, *left)
+        query = self._spelling.mended(db, query, words.holds)
+        by_words = self.by_words(db, query)
         try:
-            by_meaning = self._near(db, query, state, meaning)
+            by_meaning = self.near(db, query)
         except EncoderMissing as error:
-            return Found(tuple(by_words), False, f"Found by words alone: {error}.")
+            return Found(by_words.any_of, False, noted(query, f"Found by words alone: {error}."))
         if by_meaning is None:
-            return Found(tuple(by_words), False, NOT_ENCODED)
+            return Found(by_words.any_of, False, noted(query, NOT_ENCODED))
         return joined(query, by_words, by_meaning)
 
-    def _near(
-        self, db: Connection, query: Query, state: State, meaning: Meaning | None
-    ) -> list[str] | None:
-        """The papers near in meaning; None where this encoder has not encoded them."""
+    def by_words(self, db: Connection, query: Query) -> Worded:
+        """The papers found by words alone.
+
+        Raises:
+            Broken: there is no index that can be read.
+        """
+        _, words, _ = self._opened()
+        any_of = tuple(words.search(query, CANDIDATES))
+        if len(query.words) < 2:
+            return Worded(any_of, any_of)
+        return Worded(any_of, tuple(words.search(query, CANDIDATES, every=True)))
+
+    def near(self, db: Connection, query: Query) -> list[str] | None:
+        """The papers near in meaning, nearest first; None where this encoder encoded none.
+
+        Raises:
+            Broken: there is no index that can be read.
+            EncoderMissing: there is nothing to encode the query with.
+        """
         encoder = self._encoder.get()
+        state, words, meaning = self._opened()
         if meaning is None or state.model != encoder.name:
             return None
-        found = meaning.search(pack(encoder.encode([query.text])[0]), CANDIDATES)
-        near = [key for key, cosine in found if cosine >= NEAR]
+        asked = pack(encoder.encode([query.text])[0])
+        if not query.scope:
+            near = [key for key, cosine in meaning.search(asked, CANDIDATES) if cosine >= NEAR]
+            papers = outbox.of_keys(db, state.model, near)
+            return [papers[key] for key in near if key in papers]
+        left = words.count(query.scope)
+        if left <= FEW:
+            ids, _ = words.newest(query.scope, FEW)
+            vectors = outbox.of_papers(db, state.model, ids)
+            return nearest_papers(asked, vectors.values())
+        # The graph knows no filters: it is asked for as many more as the filter leaves out.
+        wanted = min(int(CANDIDATES * 1.3 * len(words) / left), MOST_NEAR)
+        near = [key for key, cosine in meaning.search(asked, wanted) if cosine >= NEAR]
         papers = outbox.of_keys(db, state.model, near)
-        return [papers[key] for key in near if key in papers]
+        kept = words.within(query.scope, list(papers.values()))
+        found = [papers[key] for key in near if papers.get(key) in kept]
+        return found[:CANDIDATES]
 
     def similar(self, db: Connection, paper_id: str, limit: int) -> list[str]:
         """The papers nearest to one, nearest first; empty where it is not encoded.
@@ -122,5 +160,6 @@ class Embedded:
 
     def forget(self) -> None:
         """Let go of all files; the next search opens them again."""
+        self._spelling.forget()
         with self._lock:
             self._state = self._words = self._meaning = None

@@ -2,7 +2,7 @@
 
 import gzip
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -109,14 +109,20 @@ def _from_file(path: Path) -> "Tokenizer":
     return Tokenizer.from_file(str(path))
 
 
+@lru_cache(maxsize=1)
+def vocabulary() -> Mapping[str, int]:
+    """The word pieces of the bundled encoder with their numbers; common words come first."""
+    words = gzip.decompress(VOCABULARY.read_bytes()).decode().splitlines()
+    return {word: number for number, word in enumerate(words)}
+
+
 def _bert() -> "Tokenizer":
     """Build bert-base-uncased's tokenizer from its vocabulary."""
     from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
     from tokenizers.models import WordPiece
 
-    words = gzip.decompress(VOCABULARY.read_bytes()).decode().splitlines()
-    ids = {word: number for number, word in enumerate(words)}
-    made = Tokenizer(WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=100))
+    ids = vocabulary()
+    made = Tokenizer(WordPiece(dict(ids), unk_token="[UNK]", max_input_chars_per_word=100))
     made.normalizer = normalizers.BertNormalizer(lowercase=True)
     made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     made.post_processor = processors.TemplateProcessing(
@@ -136,6 +142,8 @@ class OnnxEncoder:
             raise EncoderMissing(f"install {error.name} to search by meaning") from None
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        # Threads that wait by spinning take the time of those who have work to do.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(
                 str(model), options, providers=["CPUExecutionProvider"]

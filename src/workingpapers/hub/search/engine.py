@@ -23,6 +23,9 @@ CANDIDATES = 200  # taken from each search before they are fused
 NEAR = 0.23
 WAIT = 600.0  # seconds for another process's long import to end
 MANY = 1_000  # changes that are too many to be brought in beside a search
+LISTED = 1_000  # papers that a query of filters alone lists
+FEW = 2_000  # papers that are so few that all are compared with a query
+MOST_NEAR = 4_000  # papers that are looked at in a graph where a filter leaves most of them out
 NOT_ENCODED = "Found by words alone: meaning is not indexed yet, run `papers index rebuild`."
 
 
@@ -39,14 +42,37 @@ class Found:
     note: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Worded:
+    """What words alone find: ids, best first."""
+
+    any_of: tuple[str, ...]  # papers that hold some of the words
+    all_of: tuple[str, ...]  # papers that hold all of them; of several words
+
+
 class Engine(Protocol):
     """Finds papers. Threads and processes may share what it keeps."""
 
-    def search(self, db: Connection, typed: str) -> Found:
-        """Answer a query.
+    def search(self, db: Connection, query: Query) -> Found:
+        """Answer a query whose filters on evidence have become ids.
 
         Raises:
             Broken: there is no index that can be read.
+        """
+
+    def by_words(self, db: Connection, query: Query) -> Worded:
+        """The papers found by words alone; what `search` fuses with `near`.
+
+        Raises:
+            Broken: there is no index that can be read.
+        """
+
+    def near(self, db: Connection, query: Query) -> list[str] | None:
+        """The papers near in meaning, nearest first; None where this encoder encoded none.
+
+        Raises:
+            Broken: there is no index that can be read.
+            EncoderMissing: there is nothing to encode the query with.
         """
 
     def similar(self, db: Connection, paper_id: str, limit: int) -> list[str]:
@@ -97,9 +123,27 @@ def open_engine(store: Store, folder: Path, encoder: LazyEncoder) -> Engine:
     return Embedded(store, folder, encoder)
 
 
-def joined(query: Query, by_words: Sequence[str], by_meaning: Sequence[str]) -> Found:
-    """Fuse what words and meaning found."""
+def listed(query: Query, ids: Sequence[str], count: int) -> Found:
+    """What filters alone leave, newest first."""
+    cut = f"The newest {len(ids):,} of {count:,} are listed." if count > len(ids) else ""
+    return Found(tuple(ids), True, noted(query, cut))
+
+
+def noted(query: Query, *notes: str) -> str:
+    """What the reader should know: how the query was read, and what else there is to say."""
+    said = (*query.notes, *filter(None, notes))
+    return " ".join(f"{one[:1].upper()}{one[1:]}{'' if one[-1] in '.?' else '.'}" for one in said)
+
+
+def joined(query: Query, by_words: Worded, by_meaning: Sequence[str]) -> Found:
+    """Fuse what words and meaning found.
+
+    Words have half the say: one quarter papers that hold any of them, one those that hold all. So a
+    title typed in part finds its paper first, and a question whose words nobody used does not
+    find those who used one of them.
+    """
     if query.phrases:  # whoever quotes wants the very words
-        exact = set(by_words)
+        exact = set(by_words.any_of)
         by_meaning = [paper_id for paper_id in by_meaning if paper_id in exact]
-    return Found(tuple(fuse([by_words, by_meaning])), True)
+    fused = fuse([by_words.any_of, by_words.all_of, by_meaning], (1, 1, 2))
+    return Found(tuple(fused), True, noted(query))

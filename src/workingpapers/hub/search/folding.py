@@ -5,15 +5,9 @@ r"""Abstracts as the indexes read them: TeX accents as letters, formulas as word
 """
 
 import re
-from functools import lru_cache
 
-_ACCENT = re.compile(
-    r"""\\(?: [`'^"~=.]\s*(?:\{\\?[A-Za-z]{1,2}\}|\\?[A-Za-z])   # \'e  \"{o}  \'{\i}
-          | [uvHckdbtr](?:\{\\?[A-Za-z]{1,2}\}|\s+[A-Za-z])      # \v{s}  \c c
-          | (?:ss|ae|AE|oe|OE|aa|AA|o|O|l|L|i|j)(?![A-Za-z])(?:\{\}|\s+)?  # \o  \ss{}
-        )""",
-    re.VERBOSE,
-)
+from workingpapers.hub.feeds.tex import letters
+
 _STYLE = re.compile(
     r"\\(?:math|text|operator)?(?:bf|it|rm|sf|tt|cal|bb|frak|scr|name|emph|textbf)\b\*?"
 )
@@ -25,15 +19,6 @@ def plain(text: str) -> str:
     """Text without TeX, good enough to find things in."""
     if "\\" not in text and "$" not in text:
         return text
-    text = _ACCENT.sub(lambda match: _letter(match[0]), text)
-    text = _STYLE.sub(" ", text)
+    text = _STYLE.sub(" ", letters(text))
     text = _SIGNS.sub("", text)
     return " ".join(_COMMAND.sub(r" \1 ", text).split())
-
-
-@lru_cache(maxsize=4096)
-def _letter(accent: str) -> str:
-    # Only the accent itself goes through the TeX parser: a whole abstract would take milliseconds.
-    from pylatexenc.latex2text import LatexNodes2Text
-
-    return str(LatexNodes2Text().latex_to_text(accent)).strip() or accent

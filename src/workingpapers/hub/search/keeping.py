@@ -14,9 +14,10 @@ from workingpapers.hub.search.encoding import digest, encode_missing
 from workingpapers.hub.search.engine import MANY, WAIT, Broken, Progress
 from workingpapers.hub.search.lock import locked
 from workingpapers.hub.search.meaning import Meaning, unpack
+from workingpapers.hub.search.spelling import counted
 from workingpapers.hub.search.state import State
 from workingpapers.hub.search.words import Words
-from workingpapers.hub.store import outbox, papers
+from workingpapers.hub.store import outbox, papers, vocabulary
 from workingpapers.hub.store.database import Store, told
 
 BATCH = 10_000  # papers between two commits of the word index
@@ -116,10 +117,15 @@ class _Work:
     def all_words(self, words: Words) -> None:
         """Fill an empty word index from the database."""
         last, done = "", 0
+        with self._store.writing() as db:
+            vocabulary.clear(db)
         with self._store.reading() as db:
             total = papers.count(db)
             while batch := papers.after(db, last, BATCH):
                 words.update(batch)
+                counts = counted(batch)
+                with self._store.writing() as writing:
+                    vocabulary.add(writing, counts)
                 last, done = batch[-1].id, done + len(batch)
                 self._tell(done, total)
 
@@ -136,7 +142,9 @@ class _Work:
             if not waiting:
                 return
             index.update(there.values(), [i for i in ids if i not in there])
+            counts = counted(there.values())
             with self._store.writing() as db:
+                vocabulary.add(db, counts)
                 outbox.drop_stale(db, {i: digest(paper) for i, paper in there.items()})
                 outbox.done(db, (sequence for sequence, _ in waiting))
             done += len(waiting)

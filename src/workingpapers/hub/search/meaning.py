@@ -2,7 +2,8 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -11,13 +12,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from workingpapers.hub.search.encode import Vectors
-from workingpapers.hub.search.engine import Broken
+from workingpapers.hub.search.engine import CANDIDATES, NEAR, Broken
+from workingpapers.hub.store.outbox import Vector
 
 if TYPE_CHECKING:
     from usearch.index import Index
 
 EXACT = 5_000  # vectors up to which all are compared: no graph is as good, and none is faster
-CONNECTIVITY, EFFORT_ADDING, EFFORT = 16, 128, 192
+CONNECTIVITY, EFFORT_ADDING = 16, 128
+
+
+def effort(size: int) -> int:
+    """How many vectors a search keeps in view: more among many, or it loses its way.
+
+    >>> effort(10_000), effort(1_000_000)
+    (192, 1200)
+    """
+    return max(192, round(1.2 * math.sqrt(size)))
 
 
 def pack(vector: Vectors) -> bytes:
@@ -29,6 +40,19 @@ def pack(vector: Vectors) -> bytes:
 def unpack(packed: Sequence[bytes], dim: int) -> NDArray[np.int8]:
     """The vectors of `pack`, `(n, dim)`."""
     return np.frombuffer(b"".join(packed), dtype=np.int8).reshape(len(packed), dim)
+
+
+def nearest_papers(asked: bytes, vectors: Collection[Vector]) -> list[str]:
+    """Of these papers the nearest to a text, each compared with it, nearest first."""
+    if not vectors:
+        return []
+    dim = len(asked)
+    query = unpack([asked], dim)[0].astype(np.float32)
+    rows = unpack([vector.values for vector in vectors], dim).astype(np.float32)
+    cosines = rows @ query / (np.linalg.norm(rows, axis=1) * np.linalg.norm(query) + 1e-12)
+    ids = [vector.paper_id for vector in vectors]
+    order = np.argsort(-cosines, kind="stable")
+    return [ids[n] for n in order[:CANDIDATES].tolist() if cosines[n] >= NEAR]
 
 
 class Meaning:
@@ -48,7 +72,7 @@ class Meaning:
             dtype="i8",
             connectivity=CONNECTIVITY,
             expansion_add=EFFORT_ADDING,
-            expansion_search=EFFORT,
+            expansion_search=effort(0),
         )
         self._searching = Lock()  # the index keeps its working memory per thread number
         if path is None:
@@ -65,6 +89,8 @@ class Meaning:
             raise Broken(f"the meaning index: {error}") from None
         if self._index.ndim != dim:
             raise Broken(f"the meaning index has {self._index.ndim} dimensions, not {dim}")
+        # The index has a setter for it, but not for those who read its types.
+        setattr(self._index, "expansion_search", effort(len(self._index)))  # noqa: B010
 
     def __len__(self) -> int:
         return len(self._index)

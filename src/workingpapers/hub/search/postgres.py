@@ -1,40 +1,44 @@
 """Search inside PostgreSQL: tsvector for words, pgvector for meaning, fused by rank.
 
-Any number of processes on any number of machines share it. Texts and queries are taken apart by
-the analyser of the embedded engine, so both find the same words: PostgreSQL's own would split and
-fold them otherwise, and drop words that phrases may hold.
+Any number of processes on any number of machines share it.
 """
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 
-from workingpapers.core.types import Paper
 from workingpapers.hub.search.encode import Encoder, EncoderMissing, LazyEncoder
 from workingpapers.hub.search.encoding import digest, encode_missing
 from workingpapers.hub.search.engine import (
     CANDIDATES,
+    FEW,
+    LISTED,
     MANY,
     NEAR,
     NOT_ENCODED,
     WAIT,
     Found,
     Progress,
+    Worded,
     joined,
+    listed,
+    noted,
 )
 from workingpapers.hub.search.lock import PAUSE, Busy
-from workingpapers.hub.search.meaning import pack
-from workingpapers.hub.search.query import Query, parse
-from workingpapers.hub.search.words import analyzer, parts
-from workingpapers.hub.store import outbox, papers, postgres
+from workingpapers.hub.search.meaning import effort, nearest_papers, pack
+from workingpapers.hub.search.query import Query
+from workingpapers.hub.search.spelling import Spelling, counted
+from workingpapers.hub.search.tsvector import limits_of, word_query, written
+from workingpapers.hub.store import outbox, papers, postgres, vocabulary
+from workingpapers.hub.store import postgres_words as words
 from workingpapers.hub.store.database import Connection, Store
 
 BATCH = 2_000  # papers between two commits: other writers wait for about a second
-WEIGHTS = (0.4, 0.4, 0.7, 1.0)  # of the labels D, C, B, A: names, text, topics, title
-LAST = 15_000  # words of a paper that are kept; a tsvector knows no place beyond 16,383
-BULK = 20_000  # vectors that are sooner put into a new graph than into one that is there
+BULK = 20_000  # papers that are sooner put into new indexes than into those that are there
+MOST_MEMORY = 4_096  # MB that the server takes to make an index; a graph of 2,000,000 papers
 
 
 class Postgres:
@@ -43,26 +47,63 @@ class Postgres:
     def __init__(self, store: Store, encoder: LazyEncoder) -> None:
         self._store = store
         self._encoder = encoder
+        self._spelling = Spelling()
 
     # Reading
 
-    def search(self, db: Connection, typed: str) -> Found:
+    def search(self, db: Connection, query: Query) -> Found:
         """Answer a query."""
-        query = parse(typed)
         if not query.text:
-            return Found((), True)
-        asked = word_query(query)
-        by_words = postgres.by_words(db, asked, WEIGHTS, CANDIDATES) if asked else []
+            limits = limits_of(query.scope)
+            left = words.newest(db, limits, LISTED) if query.scope else ([], 0)
+            return listed(query, *left)
+        query = self._spelling.mended(db, query, partial(words.holds, db))
+        by_words = self.by_words(db, query)
         try:
-            encoder = self._encoder.get()
+            by_meaning = self.near(db, query)
         except EncoderMissing as error:
-            return Found(tuple(by_words), False, f"Found by words alone: {error}.")
-        if not postgres.last_key(db, encoder.name):
-            return Found(tuple(by_words), False, NOT_ENCODED)
-        values = _values(pack(encoder.encode([query.text])[0]))
-        found = postgres.by_meaning(db, encoder.name, values, CANDIDATES)
+            return Found(by_words.any_of, False, noted(query, f"Found by words alone: {error}."))
+        if by_meaning is None:
+            return Found(by_words.any_of, False, noted(query, NOT_ENCODED))
+        return joined(query, by_words, by_meaning)
+
+    def by_words(self, db: Connection, query: Query) -> Worded:
+        """The papers found by words alone."""
+        asked = word_query(query, limits_of(query.scope))
+        if asked is None:
+            return Worded((), ())
+        found = words.by_words(db, asked, CANDIDATES)
+        return Worded(
+            tuple(paper_id for paper_id, _ in found),
+            tuple(paper_id for paper_id, every in found if every),
+        )
+
+    def near(self, db: Connection, query: Query) -> list[str] | None:
+        """The papers near in meaning, nearest first; None where this encoder encoded none.
+
+        Raises:
+            EncoderMissing: there is nothing to encode the query with.
+        """
+        encoder = self._encoder.get()
+        size = postgres.last_key(db, encoder.name)  # or a little less
+        if not size:
+            return None
+        limits = limits_of(query.scope)
+        asked, wanted = pack(encoder.encode([query.text])[0]), CANDIDATES
+        if limits:
+            left = words.count(db, limits)
+            if left <= FEW:
+                ids, _ = words.newest(db, limits, FEW)
+                return nearest_papers(asked, outbox.of_papers(db, encoder.name, ids).values())
+            # The graph knows no filters: it is asked for as many more as the filter leaves out.
+            share = words.word_count(db) / left
+            wanted = min(int(CANDIDATES * 1.3 * share), postgres.MOST)
+        found = postgres.by_meaning(db, encoder.name, _values(asked), wanted, effort(size))
         near = [paper_id for paper_id, cosine in found if cosine >= NEAR]
-        return joined(query, by_words, near)
+        if limits:
+            kept = words.within(db, limits, near)
+            near = [paper_id for paper_id in near if paper_id in kept]
+        return near[:CANDIDATES]
 
     def similar(self, db: Connection, paper_id: str, limit: int) -> list[str]:
         """The papers nearest to one, nearest first; empty where it is not encoded."""
@@ -80,7 +121,8 @@ class Postgres:
         """Words and meaning went with the papers: the tables refer to them."""
 
     def forget(self) -> None:
-        """Nothing is held here."""
+        """Read the words that mend others anew; nothing else is held here."""
+        self._spelling.forget()
 
     # Keeping
 
@@ -97,8 +139,14 @@ class Postgres:
         """
         tell = on_progress or (lambda done, total: None)
         with self._turn(wait) as alone:
+            if self.behind() >= MANY:
+                with self._store.reading() as db:
+                    many = outbox.pending(db) >= BULK
+                if many:
+                    words.drop_index(alone)
             self._follow(tell)
             self._complete(tell)
+            words.index_words(alone, self._memory())
             return self._meaning(alone, tell)
 
     def rebuild(self, on_progress: Progress | None = None, wait: float = WAIT) -> str:
@@ -109,10 +157,13 @@ class Postgres:
         """
         tell = on_progress or (lambda done, total: None)
         with self._turn(wait) as alone:
+            words.drop_index(alone)
             with self._store.writing() as db:
                 postgres.clear(db)
+                vocabulary.clear(db)
             self._complete(tell)
             self._follow(tell)
+            words.index_words(alone, self._memory())
             return self._meaning(alone, tell)
 
     @contextmanager
@@ -141,10 +192,12 @@ class Postgres:
                 there = papers.find(db, ids)
             if not waiting:
                 return
-            bodies = {paper_id: body(paper) for paper_id, paper in there.items()}
+            made = {paper_id: written(paper) for paper_id, paper in there.items()}
             digests = {paper_id: digest(paper) for paper_id, paper in there.items()}
+            counts = counted(there.values())
             with self._store.writing() as db:
-                postgres.put_words(db, bodies, [i for i in ids if i not in there])
+                words.put_words(db, made, [i for i in ids if i not in there])
+                vocabulary.add(db, counts)
                 outbox.drop_stale(db, digests)
                 outbox.done(db, (sequence for sequence, _ in waiting))
             done += len(waiting)
@@ -153,16 +206,18 @@ class Postgres:
     def _complete(self, tell: Progress) -> None:
         """Take in papers whose words are not here, as after a restore."""
         with self._store.reading() as db:
-            total = papers.count(db) - postgres.word_count(db)
+            total = papers.count(db) - words.word_count(db)
         done = 0
         while done < total:
             with self._store.reading() as db:
-                batch = papers.find(db, postgres.without_words(db, BATCH))
+                batch = papers.find(db, words.without_words(db, BATCH))
             if not batch:
                 return
-            bodies = {paper_id: body(paper) for paper_id, paper in batch.items()}
+            made = {paper_id: written(paper) for paper_id, paper in batch.items()}
+            counts = counted(batch.values())
             with self._store.writing() as db:
-                postgres.put_words(db, bodies)
+                words.put_words(db, made)
+                vocabulary.add(db, counts)
             done += len(batch)
             tell(done, max(total, done))
 
@@ -178,6 +233,12 @@ class Postgres:
         encode_missing(self._store, encoder, tell)
         self._graph(alone, encoder)
         return ""
+
+    def _memory(self, dim: int = 0) -> str:
+        """What making an index may take: as much as a graph of all papers needs, within bounds."""
+        with self._store.reading() as db:
+            needed = papers.count(db) * (4 * dim + 500) // 2**20
+        return f"{min(max(needed, 256), MOST_MEMORY)}MB"
 
     def _graph(self, alone: Connection, encoder: Encoder) -> None:
         model = encoder.name
@@ -196,39 +257,10 @@ class Postgres:
             with self._store.writing() as db:
                 postgres.put_meaning(db, model, rows)
             last = batch[-1].key
-        postgres.index_meaning(alone, model, encoder.dim)
+        postgres.index_meaning(alone, model, encoder.dim, self._memory(encoder.dim))
         if last > before:
             with self._store.writing() as db:
                 outbox.forget_other_models(db, model)
-
-
-def word_query(query: Query) -> postgres.WordQuery | None:
-    """A query in PostgreSQL's terms; None where it holds no word."""
-    analyze = analyzer().analyze
-    phrases = ["<->".join(map(_quoted, terms)) for p in query.phrases if (terms := analyze(p))]
-    terms = list(dict.fromkeys(_quoted(t) for word in query.words for t in analyze(word)))
-    if not terms:
-        return None
-    must = "&".join(f"({phrase})" for phrase in phrases) or "|".join(terms)
-    return postgres.WordQuery(must, tuple(terms))
-
-
-def body(paper: Paper) -> str:
-    """A paper's words as a tsvector: where each stands, and in which part."""
-    analyze = analyzer().analyze
-    places: dict[str, list[str]] = {}
-    place = 0
-    for label, text in parts(paper):
-        for term in analyze(text):
-            place += 1
-            if place <= LAST:
-                places.setdefault(term, []).append(f"{place}{label}")
-        place += 1  # so that no phrase runs from one part into the next
-    return " ".join(f"{_quoted(term)}:{','.join(there)}" for term, there in places.items())
-
-
-def _quoted(term: str) -> str:
-    return "'" + term.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
 def _values(packed: bytes) -> list[int]:

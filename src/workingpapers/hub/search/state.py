@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
 
-FORMAT = 1  # of documents and files; an index of another format is made anew
+FORMAT = 2  # of documents and files; an index of another format is made anew
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,11 @@ from workingpapers.hub.store import dialects, migrate
 from workingpapers.hub.store.dialects import StoreError
 from workingpapers.hub.store.schema import about
 
-__all__ = ["Connection", "Store", "StoreError"]
+__all__ = ["Connection", "Store", "StoreError", "TooSlow", "bounded"]
+
+
+class TooSlow(StoreError):
+    """A look into the database took longer than it may."""
 
 
 class Store:
@@ -20,6 +24,7 @@ class Store:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._reader = dialects.reader(engine)
+        self._watch = dialects.Watch(engine)
         self._writer = engine.execution_options(**{dialects.WRITING: True})
 
     @classmethod
@@ -48,9 +53,18 @@ class Store:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """One consistent view of the database."""
-        with self._reader.connect() as connection:
-            yield connection
+        """One consistent view of the database.
+
+        Raises:
+            TooSlow: inside of `bounded`, something took longer than that.
+        """
+        try:
+            with self._reader.connect() as connection:
+                yield connection
+        except OperationalError as error:
+            if dialects.is_interrupted(error):
+                raise TooSlow("this asks for more than can be looked up in time") from None
+            raise
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
@@ -64,6 +78,10 @@ class Store:
                     f"another process kept the database for {dialects.BUSY:.0f} s; try again"
                 ) from None
             raise
+
+    def state(self) -> str:
+        """Two equal answers: nothing was written between them, by whichever process."""
+        return self._watch.state()
 
     @property
     def is_postgresql(self) -> bool:
@@ -82,7 +100,18 @@ class Store:
 
     def close(self) -> None:
         """Close all connections."""
+        self._watch.close()
         self._engine.dispose()
+
+
+@contextmanager
+def bounded(seconds: float | None) -> Iterator[None]:
+    """Let no reading of this request take longer; None: as long as it takes."""
+    before = dialects.TIME_LIMIT.set(seconds)
+    try:
+        yield
+    finally:
+        dialects.TIME_LIMIT.reset(before)
 
 
 def told(db: Connection, name: str) -> str | None:

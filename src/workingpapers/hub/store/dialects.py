@@ -1,17 +1,34 @@
 """What SQLite and PostgreSQL do differently, in one place."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+import re
+import time
+from collections.abc import Mapping, Sequence
 from contextlib import closing
+from contextvars import ContextVar
+from datetime import UTC, datetime
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
-from sqlalchemy import URL, Column, Connection, Engine, Table, event, text
+from sqlalchemy import (
+    URL,
+    Column,
+    Connection,
+    Engine,
+    PoolProxiedConnection,
+    Table,
+    event,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import create_engine, make_url
 from sqlalchemy.exc import ArgumentError, OperationalError
 
 WRITING = "workingpapers_writing"  # execution option of connections that will write
 BUSY = 30.0  # seconds a writer waits for another before it gives up
+STEPS = 10_000  # of SQLite's machine between two looks at the clock
+TIME_LIMIT: ContextVar[float | None] = ContextVar("time_limit", default=None)  # of readers
 WRITERS = 0x57_50_01  # the advisory lock of those who write to a PostgreSQL database
 
 
@@ -68,7 +85,16 @@ def _sqlite(url: URL) -> Engine:
         writing = connection.get_execution_options().get(WRITING, False)
         if writing:  # 256 MiB: keys come in no order, and their indexes should stay in memory
             connection.exec_driver_sql("PRAGMA cache_size = -262144")
+        elif (seconds := TIME_LIMIT.get()) is not None:
+            until = time.monotonic() + seconds
+            raw: Any = connection.connection.dbapi_connection
+            raw.set_progress_handler(lambda: time.monotonic() > until, STEPS)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+    @event.listens_for(engine, "checkin")
+    def _rested(connection: Any, _record: object) -> None:
+        if connection is not None:
+            connection.set_progress_handler(None, 0)
 
     return engine
 
@@ -84,6 +110,8 @@ def _postgresql(url: URL) -> Engine:
         if connection.get_execution_options().get(WRITING, False):
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = {int(BUSY * 1000)}")
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITERS})")
+        elif (seconds := TIME_LIMIT.get()) is not None:
+            connection.exec_driver_sql(f"SET LOCAL statement_timeout = {int(seconds * 1000)}")
 
     return engine
 
@@ -101,14 +129,20 @@ def _without_nul(engine: Engine) -> Engine:
         return value
 
     def has_nul(value: Any) -> bool:
+        # Every value that is written passes here, so plain loops: imports spend their time so.
         if isinstance(value, str):
             return "\x00" in value
-        items = value.values() if isinstance(value, Mapping) else value
-        return (
-            isinstance(items, Iterable)
-            and not isinstance(items, bytes | bytearray | memoryview)
-            and any(map(has_nul, items))
-        )
+        if isinstance(value, dict):
+            value = value.values()
+        elif not isinstance(value, list | tuple):
+            return False
+        for item in value:
+            if type(item) is str:
+                if "\x00" in item:
+                    return True
+            elif item is not None and has_nul(item):
+                return True
+        return False
 
     @event.listens_for(engine, "before_cursor_execute", retval=True)
     def _clean(
@@ -138,11 +172,51 @@ def is_busy(error: OperationalError) -> bool:
     return "database is locked" in str(error.orig)
 
 
+def is_interrupted(error: OperationalError) -> bool:
+    """Whether this error says that a reading took too long."""
+    if getattr(error.orig, "sqlstate", None) == "57014":  # query_canceled
+        return True
+    return str(error.orig) == "interrupted"
+
+
 def fold(engine: Engine) -> None:
     """Make SQLite write its log into the one file, and keep none until it is opened again."""
     if not is_postgresql(engine):
         with closing(engine.raw_connection()) as connection:
             connection.execute("PRAGMA journal_mode = DELETE").close()
+
+
+class Watch:
+    """Tells whether the database is still the one that was seen. Threads may share it."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lock = Lock()
+        self._held: PoolProxiedConnection | None = None
+
+    def state(self) -> str:
+        """Two equal answers: nothing was committed between them."""
+        if is_postgresql(self._engine):
+            with self._engine.connect() as db:
+                db = db.execution_options(isolation_level="AUTOCOMMIT")
+                # Which transactions are visible: another one that commits changes it.
+                return str(db.exec_driver_sql("SELECT pg_current_snapshot()::text").scalar())
+        # SQLite counts what other connections than this one commit. The driver's own connection:
+        # one that has begun a transaction would see the count stand still.
+        with self._lock:
+            if self._held is None:
+                self._held = self._engine.raw_connection()
+            with closing(self._held.cursor()) as cursor:
+                cursor.execute("PRAGMA data_version")
+                [version] = cursor.fetchall()
+                return str(version)
+
+    def close(self) -> None:
+        """Let go of its connection."""
+        with self._lock:
+            if self._held is not None:
+                self._held.close()
+                self._held = None
 
 
 def upsert(
@@ -162,6 +236,76 @@ def upsert(
     else:
         statement = statement.on_conflict_do_nothing(index_elements=keys)
     db.execute(statement, list(rows))
+
+
+def put_many(
+    db: Connection,
+    table: Table,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    replace: bool = False,
+    keep: Sequence[str] = (),
+) -> None:
+    """Insert thousands of rows in one go.
+
+    Args:
+        db: a writing transaction.
+        table: where to.
+        rows: each primary key once, and all with the first row's columns.
+        replace: overwrite rows with the same primary key.
+        keep: columns that are not overwritten.
+    """
+    if not rows:
+        return
+    if not is_postgresql(db):
+        if replace:
+            upsert(db, table, rows, keep)
+        else:
+            db.execute(sqlite.insert(table), list(rows))
+        return
+    # As one JSON text, which the server takes apart: with a statement for each row the driver
+    # alone takes longer than all the rest of an import.
+    quote = db.dialect.identifier_preparer.quote
+    names = [quote(name) for name in rows[0]]
+    typed = (f"{quote(n)} {table.c[n].type.compile(dialect=db.dialect)}" for n in rows[0])
+    statement = (
+        f"INSERT INTO {quote(table.name)} ({', '.join(names)}) SELECT {', '.join(names)} "
+        f"FROM json_to_recordset(CAST(:rows AS json)) AS given ({', '.join(typed)})"
+    )
+    if replace:
+        keys = [column.name for column in table.primary_key]
+        changing = [quote(name) for name in rows[0] if name not in keys and name not in keep]
+        setting = ", ".join(f"{name} = EXCLUDED.{name}" for name in changing)
+        deed = f"UPDATE SET {setting}" if setting else "NOTHING"
+        statement += f" ON CONFLICT ({', '.join(map(quote, keys))}) DO {deed}"
+    plain = json.dumps(list(rows), ensure_ascii=False, default=lambda moment: moment.isoformat())
+    if "\\u0000" in plain:  # as in all other texts
+        plain = _NUL.sub(r"\1\\ufffd", plain)
+    db.execute(text(statement), {"rows": plain})
+
+
+_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+
+
+def now(db: Connection) -> datetime:
+    """The moment by the clock that all processes of a hub share."""
+    if is_postgresql(db):  # they may be on machines whose clocks differ
+        moment: datetime = db.execute(text("SELECT clock_timestamp()")).scalar_one()
+        return moment.astimezone(UTC)
+    return datetime.now(UTC)
+
+
+def try_lock(db: Connection, key: int) -> bool:
+    """Take a lock of PostgreSQL, for as long as this connection lives or keeps it."""
+    # A machine that vanishes with the lock is noticed within minutes, not hours.
+    for name, value in (("idle", 30), ("interval", 10), ("count", 6)):
+        db.execute(text(f"SET tcp_keepalives_{name} = {value}"))
+    return bool(db.scalar(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}))
+
+
+def unlock(db: Connection, key: int) -> None:
+    """Let go of it."""
+    db.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": key})
 
 
 def last_number(db: Connection, column: Column[Any]) -> int:

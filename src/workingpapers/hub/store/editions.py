@@ -6,12 +6,21 @@ from datetime import date, datetime
 from sqlalchemy import Connection, delete, func, insert, select
 
 from workingpapers.hub.store import dialects
+from workingpapers.hub.store.database import tell, told
 from workingpapers.hub.store.schema import edition_entries, editions
+
+ARRANGED = "editions_arranged"  # where the moment is kept
 
 
 def days(db: Connection) -> list[date]:
     """The days that have an edition, newest first."""
     return list(db.scalars(select(editions.c.day).order_by(editions.c.day.desc())))
+
+
+def last_arranged(db: Connection) -> datetime | None:
+    """When an edition last got its papers; None where none has."""
+    moment = told(db, ARRANGED)
+    return datetime.fromisoformat(moment) if moment else None
 
 
 def ids(db: Connection, day: date, limit: int | None = None, offset: int = 0) -> list[str]:
@@ -47,3 +56,4 @@ def arrange(db: Connection, day: date, order: Sequence[str], now: datetime) -> N
     rows = [{"day": day, "position": n, "paper_id": item} for n, item in enumerate(order)]
     if rows:
         db.execute(insert(edition_entries), rows)
+    tell(db, ARRANGED, now.isoformat())

@@ -123,6 +123,12 @@ def papers_of(db: Connection, account_id: int) -> list[str]:
     return list(db.scalars(statement.distinct().order_by(events.c.paper_id)))
 
 
+def last_moment(db: Connection) -> datetime | None:
+    """When something last happened; None where nothing has yet."""
+    found: datetime | None = db.scalar(select(func.max(events.c.at)))
+    return found
+
+
 def last(db: Connection) -> int:
     """The newest event's number; 0 where nothing has happened yet."""
     return db.scalar(select(func.max(events.c.sequence))) or 0

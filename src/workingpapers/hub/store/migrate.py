@@ -13,7 +13,18 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Protocol
 
-from sqlalchemy import Column, Connection, Integer, MetaData, String, Table, insert, inspect, select
+from sqlalchemy import (
+    Column,
+    Connection,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    func,
+    insert,
+    inspect,
+    select,
+)
 
 from workingpapers.hub.store import migrations as package
 from workingpapers.hub.store.dialects import StoreError
@@ -48,6 +59,12 @@ def found() -> list[Migration]:
     steps.sort(key=lambda step: step.number)
     assert [step.number for step in steps] == list(range(1, len(steps) + 1)), steps
     return steps
+
+
+def step(db: Connection) -> int | None:
+    """The last migration that has run; None before the first."""
+    number: int | None = db.scalar(select(func.max(migration.c.number)))
+    return number
 
 
 class Transactions(Protocol):

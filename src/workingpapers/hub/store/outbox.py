@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, func, insert, select
 
+from workingpapers.hub.store import dialects
 from workingpapers.hub.store.papers import chunks
 from workingpapers.hub.store.schema import changes, papers, vectors
 
@@ -22,8 +23,7 @@ class Vector:
 def put(db: Connection, ids: Iterable[str]) -> None:
     """Note that these papers changed; in the transaction that changes them."""
     rows = [{"paper_id": paper_id} for paper_id in ids]
-    if rows:
-        db.execute(insert(changes), rows)
+    dialects.put_many(db, changes, rows)
 
 
 def waiting(db: Connection, size: int) -> list[tuple[int, str]]:

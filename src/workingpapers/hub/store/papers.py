@@ -1,6 +1,6 @@
 """Papers, their authors and their former ids, in and out of the database."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import date, datetime
 from itertools import groupby
 from typing import Any, TypeVar
@@ -12,15 +12,14 @@ from sqlalchemy import (
     Select,
     delete,
     func,
-    insert,
     or_,
     select,
     update,
 )
 
 from workingpapers.core.types import Paper
-from workingpapers.hub.store import dialects
-from workingpapers.hub.store.schema import aliases, paper_authors, papers
+from workingpapers.hub.store import dialects, topics
+from workingpapers.hub.store.schema import aliases, paper_authors, paper_topics, papers
 
 T = TypeVar("T")
 CHUNK = 500  # values in one IN list; SQLite of old allows 999 in a statement
@@ -100,16 +99,22 @@ def save(
         | {"title_key": titles[paper.title], "organization_key": names[paper.organization]}
         for paper in made
     ]
-    dialects.upsert(db, papers, rows, keep=("added",))
+    dialects.put_many(db, papers, rows, replace=True, keep=("added",))
     for part in chunks(paper.id for paper in made):
         db.execute(delete(paper_authors).where(paper_authors.c.paper_id.in_(part)))
+        db.execute(delete(paper_topics).where(paper_topics.c.paper_id.in_(part)))
     authors = [
         {"paper_id": paper.id, "position": n, "name": name, "name_key": names[name]}
         for paper in made
         for n, name in enumerate(paper.authors)
     ]
-    if authors:
-        db.execute(insert(paper_authors), authors)
+    dialects.put_many(db, paper_authors, authors)
+    fields = [
+        {"topic": topic, "paper_id": paper.id}
+        for paper in made
+        for topic in dict.fromkeys(map(topics.key, paper.fields))
+    ]
+    dialects.put_many(db, paper_topics, fields)
 
 
 def rename(db: Connection, former: str, better: str) -> None:
@@ -121,6 +126,12 @@ def rename(db: Connection, former: str, better: str) -> None:
 def count(db: Connection) -> int:
     """How many papers there are."""
     return db.scalar(select(func.count()).select_from(papers)) or 0
+
+
+def last_change(db: Connection) -> datetime | None:
+    """When a paper was last written; None where there are none."""
+    found: datetime | None = db.scalar(select(func.max(papers.c.changed)))
+    return found
 
 
 def after(db: Connection, last: str, size: int) -> list[Paper]:
@@ -136,13 +147,15 @@ def listed(
     *,
     author: str | None = None,
     organization: tuple[str, str] | None = None,
+    topic: tuple[str, Collection[str]] | None = None,
     since: date | None = None,
     until: date | None = None,
 ) -> tuple[list[Paper], int]:
     """Papers, newest first, and how many there are before `limit`.
 
-    `author` is a name key; `organization` a slug and a name key, of which one will do; both days
-    are included.
+    `author` is a name key; `organization` a slug and a name key, of which one will do; `topic` a
+    key and the ids of papers that are of the topic whatever their source says; both days are
+    included.
     """
     where: list[ColumnElement[bool]] = []
     if author is not None:
@@ -155,6 +168,10 @@ def listed(
                 papers.c.organization_key == organization[1],
             )
         )
+    if topic is not None:
+        name, also = topic
+        of_topic = select(paper_topics.c.paper_id).where(paper_topics.c.topic == name)
+        where.append(or_(papers.c.id.in_(of_topic), papers.c.id.in_(list(also))))
     if since is not None:
         where.append(papers.c.published >= since)
     if until is not None:

@@ -89,7 +89,7 @@ papers = Table(
     Column("fields", JSON, nullable=False),
     Column("comments", Integer, nullable=False),
     Column("added", UtcTime, nullable=False),
-    Column("changed", UtcTime, nullable=False),
+    Column("changed", UtcTime, nullable=False, index=True),
 )
 
 paper_authors = Table(
@@ -100,6 +100,15 @@ paper_authors = Table(
     Column("name", String, nullable=False),
     Column("name_key", String, nullable=False, index=True),  # case and accents folded
     sqlite_with_rowid=False,  # the key is most of the row
+)
+
+# What a paper's source calls its fields, to find it by one of them.
+paper_topics = Table(
+    "paper_topics",
+    metadata,
+    Column("topic", String, primary_key=True),  # case and accents folded
+    of_paper(primary_key=True, index=True),
+    sqlite_with_rowid=False,
 )
 
 # Ids that a paper had before a better source was read; old links go on working.

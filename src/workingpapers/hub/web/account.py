@@ -33,6 +33,7 @@ def _page(
         current=found[1].id if found else None,
         fresh=bool(found and hub.people.signing.is_fresh(found[1])),
         sessions=hub.people.signing.sessions(account),
+        letters=hub.mail.subscribing.found(account),
         **shown,
     )
 

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends, Form, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.exceptions import HTTPException
 
+from workingpapers.hub.sources.wording import often, outcome
 from workingpapers.hub.web import forgery
 from workingpapers.hub.web.pages import Pages, Papers
 from workingpapers.hub.web.reader import Admin
@@ -23,7 +24,12 @@ Name = Annotated[str, Form(max_length=100)]
 def desk(request: Request, hub: Papers, site: Pages, admin: Admin) -> Response:
     """The desk."""
     return site.page(
-        request, "admin.html", desk=hub.people.moderation.desk(), admin=admin, headers=PRIVATE
+        request,
+        "admin.html",
+        desk=hub.people.moderation.desk(),
+        sources=[(source, outcome(source), often(source.every)) for source in hub.sources.state()],
+        admin=admin,
+        headers=PRIVATE,
     )
 
 

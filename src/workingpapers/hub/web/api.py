@@ -10,9 +10,8 @@ from starlette.exceptions import HTTPException
 
 from workingpapers.core.figure import gains
 from workingpapers.core.types import Measurement
-from workingpapers.hub.entries import Entry, Standing
+from workingpapers.hub.entries import Entry, Kind, Standing
 from workingpapers.hub.web import board, figures
-from workingpapers.hub.web.figures import Kind
 from workingpapers.hub.web.pages import LONGEST_QUERY, Pages, Papers, cleaned
 from workingpapers.hub.web.site import site_of
 

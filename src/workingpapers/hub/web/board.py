@@ -7,8 +7,8 @@ from typing import get_args, get_type_hints
 from urllib.parse import urlencode
 
 from workingpapers.core.types import Card, Claim
-from workingpapers.hub.entries import Entry, Standing
-from workingpapers.hub.web.figures import KINDS, kind
+from workingpapers.hub.entries import KINDS, Entry, Standing
+from workingpapers.hub.web.figures import kind
 
 SCALES: tuple[str, ...] = get_args(get_type_hints(Claim)["scale"])
 

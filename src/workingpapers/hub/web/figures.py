@@ -3,16 +3,14 @@
 import re
 from collections.abc import Iterable
 from datetime import date, datetime
-from typing import Literal, cast, get_args
+from typing import Literal
 from urllib.parse import quote, urlsplit
 
 from workingpapers.core import figure
 from workingpapers.core.types import Claim, Paper
-from workingpapers.hub.entries import Entry, Standing
+from workingpapers.hub.entries import KINDS, Entry, Kind, Standing
 from workingpapers.hub.trending.periods import Period
 
-Kind = Literal["holds", "undecided", "reversed", "void", "stale", "unmeasured"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 MONTHS = (
     "January February March April May June July August September October November December".split()
 )
@@ -20,8 +18,7 @@ MONTHS = (
 
 def kind(standing: Standing) -> Kind:
     """One of `KINDS`: the verdict, or why there is none."""
-    why_none = "stale" if standing.evidence else "unmeasured"
-    return cast(Kind, str(standing.verdict or why_none))
+    return standing.kind
 
 
 def said(standing: Standing) -> str:
@@ -113,6 +110,15 @@ def number(paper: Paper) -> str:
 def address(paper: Paper) -> str:
     """The path of a paper's page; arXiv numbers go bare."""
     return f"/papers/{quote(number(paper) or paper.id, safe='/:')}"
+
+
+def list_address(kind: str, name: str) -> str:
+    """The path of the list of a topic, an author or an organisation.
+
+    >>> list_address("topics", "cs.CV"), list_address("authors", "A/B Ö")
+    ('/topics/cs.CV', '/authors/A%2FB%20%C3%96')
+    """
+    return f"/{kind}/{quote(name, safe='')}"
 
 
 def links(paper: Paper) -> list[tuple[str, str]]:

@@ -3,6 +3,9 @@
 A browser says where a form comes from (`Sec-Fetch-Site`, `Origin`), and every form carries a token
 that is made from the reader's own cookie. The token looks different each time, so that the size of
 a compressed page gives nothing of it away.
+
+Two forms go without the token, because they act in nobody's name: a stranger's wish for letters
+(`newsletter.guarded`), and the one click of a mail program that ends them (`subscriptions.leave`).
 """
 
 import base64

@@ -177,14 +177,19 @@ def paper_info(hub: Papers, site: Pages, paper_id: str) -> Response:
     return JSONResponse(flat)
 
 
-@router.get("/papers/{paper_id:path}.md", response_class=PlainTextResponse)
+class MarkdownResponse(PlainTextResponse):
+    """Text with marks."""
+
+    media_type = "text/markdown"
+
+
+@router.get("/papers/{paper_id:path}.md", response_class=MarkdownResponse)
 def read_paper(hub: Papers, site: Pages, paper_id: str) -> Response:
     """One paper as Markdown: what it says, what was measured of it, how to use it."""
     entry = hub.entry(paper_id)
     if entry is None:
         raise HTTPException(404, "Paper not found")
-    text = markdown(entry, site.settings.base_url)
-    return Response(text, media_type="text/markdown; charset=utf-8")
+    return MarkdownResponse(markdown(entry, site.settings.base_url))
 
 
 def stamp(when: date) -> str:

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from workingpapers.hub.hub import Hub
 from workingpapers.hub.trending import periods
-from workingpapers.hub.web import board, citation, figures, forgery
+from workingpapers.hub.web import board, citation, figures, forgery, narrowing
 from workingpapers.hub.web.answers import local
 from workingpapers.hub.web.site import THEMES, Site, hub_of, site_of
 
@@ -120,6 +120,8 @@ def search(
         results=results,
         pager=pager,
         newest=days[0] if days else None,
+        facets=narrowing.offered(query),
+        filters=narrowing.HELP,
     )
 
 
@@ -139,7 +141,17 @@ def paper(request: Request, hub: Papers, site: Pages, paper_id: str) -> Response
         bibtex=citation.bibtex(entry.paper),
         tags=citation.tags(entry.paper, page),
         talk=hub.people.community.talk(entry.paper.id),
+        pictures=hub.shelf.pictures(entry.card.slug) if entry.card else (),
     )
+
+
+@router.get("/pictures/{slug}/{name}")
+def picture(hub: Papers, slug: str, name: str) -> Response:
+    """A picture of what a method does."""
+    body = hub.shelf.picture(slug, name)
+    if body is None:
+        raise HTTPException(404, "There is no such picture.")
+    return Response(body, media_type="image/webp")
 
 
 @router.get("/evidence")

@@ -89,7 +89,7 @@ def deliver(post: Post, letter: Letter, base: str) -> None:
 @router.get("/sign-in/code")
 def code_page(request: Request, hub: Papers, site: Pages) -> Response:
     """Ask for the code, in the browser that asked for the mail."""
-    return site.page(request, "sign-in-code.html", headers=PRIVATE)
+    return site.page(request, "sign-in-code.html", headers=PRIVATE, note=hub.mail.note)
 
 
 @router.post("/sign-in/code", dependencies=[checked])

@@ -1,6 +1,7 @@
 """Templates and static files: how a page is made from a name and what it shows."""
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -39,6 +40,7 @@ class Site:
 
     def __init__(self, settings: Settings, visitor: Callable[[Request], Remembered]) -> None:
         self.settings = settings
+        self.started = datetime.now(UTC)
         self._visitor = visitor
         self.assets = Assets()
         self._templates = Environment(

@@ -30,6 +30,11 @@
   }
   window.addEventListener("pageshow", (event) => event.persisted && show(stored()));
 
+  // Letters come at an hour of the reader's own day.
+  for (const field of document.querySelectorAll("input[data-zone]")) {
+    field.value = Intl.DateTimeFormat().resolvedOptions().timeZone || "";
+  }
+
   // Papers: j and k move, o opens; Enter is the link's own.
   const links = [...document.querySelectorAll("a[data-go]")];
   const top = (link) => (link.closest(".card, tr, li") || link).getBoundingClientRect().top;
