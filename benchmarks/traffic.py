@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import time
 from urllib.request import urlopen
 
 from locust import HttpUser, constant_throughput, events, task
@@ -22,6 +23,10 @@ class Reader(HttpUser):
     """Asks once a second, whatever the last answer took."""
 
     wait_time = constant_throughput(1)
+
+    def on_start(self):
+        """Begin at any moment of a second: readers do not come all at once."""
+        time.sleep(random.random())
 
     @task
     def read(self):

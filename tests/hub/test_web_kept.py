@@ -1,6 +1,8 @@
 """Pages kept for strangers: never older than the database, never somebody's own."""
 
 import secrets
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import date
 
@@ -159,3 +161,25 @@ def test_asking_for_a_head_first_keeps_nothing(client, made):
     client.head("/")
     assert client.get("/").text.startswith("<!doctype html>")
     assert len(made) == 2
+
+
+def test_many_who_ask_at_once_get_one_page(client, made, monkeypatch):
+    counted = Site.page
+
+    def slow(*arguments, **more):
+        time.sleep(0.3)
+        return counted(*arguments, **more)
+
+    monkeypatch.setattr(Site, "page", slow)
+    with ThreadPoolExecutor(8) as threads:
+        pages = list(threads.map(lambda _: client.get("/").content, range(8)))
+    assert len(set(pages)) == 1
+    assert len(made) == 1
+
+
+def test_those_who_wait_for_a_page_that_is_not_kept_get_their_own(client, made):
+    with ThreadPoolExecutor(4) as threads:
+        statuses = list(
+            threads.map(lambda _: client.get("/editions/2020-01-01").status_code, range(4))
+        )
+    assert statuses == [404] * 4

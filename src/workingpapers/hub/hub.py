@@ -3,11 +3,11 @@
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Self
 
 from workingpapers.core.types import Paper
 from workingpapers.hub import archive
@@ -21,10 +21,10 @@ from workingpapers.hub.jobs.jobs import Jobs
 from workingpapers.hub.mail.mail import Mail
 from workingpapers.hub.people.people import People
 from workingpapers.hub.search import encode
+from workingpapers.hub.search.asking import Asking
 from workingpapers.hub.search.encode import Encoder, LazyEncoder
-from workingpapers.hub.search.engine import MANY, Broken, open_engine
+from workingpapers.hub.search.engine import open_engine
 from workingpapers.hub.search.evidence import resolved
-from workingpapers.hub.search.lock import Busy
 from workingpapers.hub.search.query import Query, parse
 from workingpapers.hub.settings import Settings
 from workingpapers.hub.sources.sources import Sources
@@ -39,9 +39,6 @@ from workingpapers.hub.trending.trending import Trending
 log = logging.getLogger(__name__)
 
 __all__ = ["Hub", "Listing", "Progress", "Report"]
-
-T = TypeVar("T")
-SMALL = 20_000  # papers whose index is made anew while a reader waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +74,7 @@ class Hub:
         self.health = Health(store, settings.home, self.jobs, lambda: self._index.behind())
         self.searched: Callable[[float], None] = lambda seconds: None  # told how long each took
         self._index = open_engine(store, settings.home / "index", lazy)
+        self._asking = Asking(store, self._index)
 
     @classmethod
     def open(
@@ -383,9 +381,9 @@ class Hub:
             asked = replace(
                 asked, scope=asked.scope.within(among if asked.text or asked.scope else ())
             )
-        note = self._freshened()
+        note = self._asking.freshened()
         began = time.perf_counter()
-        found, mended = self._asked(lambda db: self._index.search(db, asked))
+        found, mended = self._asking.asked(lambda db: self._index.search(db, asked))
         self.searched(time.perf_counter() - began)
         if found is None:
             return Results(query, (), 0, False, mended)
@@ -413,44 +411,13 @@ class Hub:
         if entry is None:
             return ()
         own = entry.paper
-        near, _ = self._asked(lambda db: self._index.similar(db, own.id, limit))
+        near, _ = self._asking.asked(lambda db: self._index.similar(db, own.id, limit))
         if not near:
             query = parse(" ".join((own.title.replace('"', " ").replace(":", " "), *own.fields)))
-            found, _ = self._asked(lambda db: self._index.search(db, query))
+            found, _ = self._asking.asked(lambda db: self._index.search(db, query))
             near = [i for i in found.ids if i != own.id][:limit] if found else []
         with self._reading() as db:
             return self._entries(db, near)
-
-    def _freshened(self) -> str:
-        """Bring in a few late changes, such as a killed import's; returns a note."""
-        behind = self._index.behind()
-        if 0 < behind < MANY:
-            with suppress(Busy):
-                return self._index.catch_up(wait=0)
-        return "Some papers are still being indexed." if behind else ""
-
-    def _asked(self, ask: Callable[[Connection], T]) -> tuple[T | None, str]:
-        """Ask the index, and mend it once where it is broken; the answer, and a note on that."""
-        note = ""
-        for mended in (False, True):
-            try:
-                with self._store.reading() as db:
-                    return ask(db), note
-            except Broken:
-                self._index.forget()
-                if not mended:
-                    note = self._mended()
-        return None, note or "The search index cannot be read: run `papers index rebuild`."
-
-    def _mended(self) -> str:
-        with self._store.reading() as db:
-            count = papers.count(db)
-        if count > SMALL:
-            return "There is no search index: run `papers index rebuild`."
-        try:
-            return self._index.catch_up(wait=5)
-        except Busy:
-            return "The papers are being indexed; search again in a minute."
 
     def _notice(self) -> None:
         """Put what is new on the shelf into the log of events."""

@@ -54,7 +54,7 @@ def test_files_that_cannot_be_read_say_why(path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "is no JSON: Expecting"), ("", "is no JSON: Expecting"), ("[1]", r"object: \[1\]")],
+    [("{", "JSON: Expecting"), ("", "JSON: Expecting"), ("[1]", r"JSON object: \[1\]")],
 )
 def test_configs_that_do_not_decode_are_named(path, text, message):
     save_file({"a": torch.zeros(1)}, path, {"mine": text})

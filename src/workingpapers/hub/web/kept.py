@@ -4,6 +4,7 @@ A page is kept for as long as neither the database nor the shelf changes, and fo
 because what trends changes by itself. Who sends a cookie or a key gets a page of their own.
 """
 
+import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -59,16 +60,18 @@ class Kept:
         self.app = app
         self._pages: OrderedDict[Key, _Page] = OrderedDict()
         self._size = 0
+        self._making: dict[Key, asyncio.Event] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         key = _key(scope)
         if key is None:
             await self.app(scope, receive, send)
             return
-        state = await run_in_threadpool(scope["app"].state.hub.state)
-        page = self._pages.get(key)
-        if page and page.state == state and time.monotonic() < page.until:
-            self._pages.move_to_end(key)
+        state, page = await self._found(scope, key)
+        if page is None and key in self._making:  # one makes it for all who ask meanwhile
+            await self._making[key].wait()
+            state, page = await self._found(scope, key)
+        if page is not None:
             if "seen" in scope.get("state", {}):
                 scope["state"]["seen"].route = page.route
             known = Read(scope=scope).get("if-none-match", "")
@@ -78,6 +81,25 @@ class Kept:
         if scope["method"] == "HEAD":
             await self.app(scope, receive, send)
             return
+        over = self._making.setdefault(key, asyncio.Event())
+        try:
+            await self._made(scope, receive, send, key, state)
+        finally:
+            over.set()
+            self._making.pop(key, None)
+
+    async def _found(self, scope: Scope, key: Key) -> tuple[object, _Page | None]:
+        """How things stand, and the page of this very state where it is kept."""
+        state = await run_in_threadpool(scope["app"].state.hub.state)
+        page = self._pages.get(key)
+        if page is None or page.state != state or time.monotonic() >= page.until:
+            return state, None
+        self._pages.move_to_end(key)
+        return state, page
+
+    async def _made(
+        self, scope: Scope, receive: Receive, send: Send, key: Key, state: object
+    ) -> None:
         made = _Page(state, time.monotonic() + SECONDS)
 
         async def sent(message: Message) -> None:

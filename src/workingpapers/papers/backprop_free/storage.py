@@ -3,15 +3,13 @@
 Source: [ours].
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 
+from workingpapers.kit import storage
 from workingpapers.papers.backprop_free.cascaded_classifier import CascadedForward
 from workingpapers.papers.backprop_free.cascaded_forward import CascadedForwardNet
 from workingpapers.papers.backprop_free.forward_classifier import ForwardForward
@@ -38,24 +36,15 @@ def save(model: Model | Network, path: str | Path) -> None:
 
     Source: [ours].
     """
-    config: dict[str, Any] = {"class": type(model).__name__}
+    config: dict[str, Any] = {"class": storage.name_of(model, {**_MODELS, **_NETWORKS})}
     if isinstance(model, nn.Module):
         network = model
-    elif isinstance(model, Model):
+    else:
         model._check_fitted()
         network = model.network_
-        config |= {
-            "params": _plain(model.get_params(deep=False)),
-            "classes": model.classes_.tolist(),
-            "shape": list(model.input_shape_),
-        }
-    if type(model).__name__ not in {**_NETWORKS, **_MODELS}:
-        raise TypeError(
-            f"model must be one of {', '.join([*_MODELS, *_NETWORKS])}, got {type(model).__name__}"
-        )
+        config |= storage.fitted(model)
     config |= {"network_class": type(network).__name__, "network": network.config}
-    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    save_file(tensors, path, {"config": json.dumps(config)})
+    storage.write(path, network.state_dict(), "config", config)
 
 
 def load(path: str | Path, kind: type[M] = object) -> M:  # type: ignore[assignment]
@@ -70,32 +59,14 @@ def load(path: str | Path, kind: type[M] = object) -> M:  # type: ignore[assignm
 
     Source: [ours].
     """
-    with safe_open(path, "pt") as file:
-        held = (file.metadata() or {}).get("config")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
-    if held is None:
-        raise ValueError(f"path must be a file that `save` wrote, {path} has no config in it")
-    config = json.loads(held)
-    name = config.get("class")
-    if name not in _NETWORKS and name not in _MODELS:
-        known = ", ".join([*_MODELS, *_NETWORKS])
-        raise ValueError(f"{path} must hold one of {known}, got {name!r}")
-    network = _NETWORKS[config["network_class"]](**config["network"])
-    network.load_state_dict(tensors)
+    config, tensors = storage.read(path, "config")
+    made = storage.kind_named(config.get("class"), {**_MODELS, **_NETWORKS}, path)
+    with storage.blaming(path):
+        network = _NETWORKS[config["network_class"]](**config["network"])
+    storage.fill(network, tensors, path)
     model: Model | Network = network
-    if name in _MODELS:
-        params: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in config["params"].items()
-        }
-        model = _MODELS[name](**params)
-        model._adopt(network, tuple(config["shape"]), config["classes"])  # type: ignore[arg-type]
-    if not isinstance(model, kind):
-        raise ValueError(f"{path} must hold a {kind.__name__}, got a {name}")
-    return model
-
-
-def _plain(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters that JSON can hold; a generator as `random_state` is left out."""
-    seed = params["random_state"]
-    kept = {**params, "random_state": seed if isinstance(seed, int) else None}
-    return {key: list(v) if isinstance(v, tuple) else v for key, v in kept.items()}
+    if not issubclass(made, nn.Module):
+        with storage.blaming(path):
+            model = made(**storage.arguments(config["params"]))
+            model._adopt(network, tuple(config["shape"]), config["classes"])  # type: ignore[arg-type]
+    return storage.expected(model, kind, path)

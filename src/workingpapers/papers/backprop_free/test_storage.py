@@ -70,7 +70,7 @@ def test_what_cannot_be_saved_or_loaded_is_named(tmp_path):
     with pytest.raises(NotFittedError):
         save(MonoForward(), path)
     save_file({"a": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match="has no config in it"):
+    with pytest.raises(ValueError, match="has no 'config' in its metadata"):
         load(path)
     save_file({"a": torch.zeros(1)}, path, {"config": '{"class": "Other"}'})
     with pytest.raises(ValueError, match=r"must hold one of MonoForward, .* got 'Other'"):

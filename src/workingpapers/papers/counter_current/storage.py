@@ -3,15 +3,13 @@
 Source: [ours].
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from workingpapers.kit import storage
 from workingpapers.papers.counter_current.autoencoder import CounterCurrentAutoencoder
 from workingpapers.papers.counter_current.estimators import CounterCurrentClassifier
 from workingpapers.papers.counter_current.network import CounterCurrentCNN, CounterCurrentMLP
@@ -35,27 +33,15 @@ def save(model: Network | CounterCurrentClassifier | Any, path: str | Path) -> N
 
     Source: [ours].
     """
-    config: dict[str, Any] = {"class": type(model).__name__}
-    network = model
+    kinds = {**_NETWORKS, _CLASSIFIER: CounterCurrentClassifier}
+    config: dict[str, Any] = {"class": storage.name_of(model, kinds)}
+    network: Any = model
     if isinstance(model, CounterCurrentClassifier):
         model._check_fitted()
         network = model.network_
-        params = model.get_params(deep=False)
-        seed = params["random_state"]
-        params["random_state"] = seed if isinstance(seed, int) else None
-        config |= {
-            "params": {k: list(v) if isinstance(v, tuple) else v for k, v in params.items()},
-            "classes": model.classes_.tolist(),
-            "shape": list(model.input_shape_),
-        }
-    if not isinstance(network, Network):
-        raise TypeError(
-            f"model must be one of {', '.join([*_NETWORKS, _CLASSIFIER])}, got "
-            f"{type(model).__name__}"
-        )
+        config |= storage.fitted(model)
     config |= {"network_class": type(network).__name__, "network": network.config}
-    tensors = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-    save_file(tensors, path, {"config": json.dumps(config)})
+    storage.write(path, network.state_dict(), "config", config)
 
 
 def load(path: str | Path) -> Network | CounterCurrentClassifier:
@@ -66,24 +52,17 @@ def load(path: str | Path) -> Network | CounterCurrentClassifier:
 
     Source: [ours].
     """
-    with safe_open(path, "pt") as file:
-        held = (file.metadata() or {}).get("config")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
-    if held is None:
-        raise ValueError(f"path must be a file that `save` wrote, {path} has no config in it")
-    config = json.loads(held)
-    if config.get("network_class") not in _NETWORKS:
-        raise ValueError(
-            f"{path} must hold one of {', '.join(_NETWORKS)}, got {config.get('network_class')!r}"
-        )
-    network = _NETWORKS[config["network_class"]](**config["network"])
-    network.load_state_dict(tensors)
+    config, tensors = storage.read(path, "config")
+    kind = storage.kind_named(config.get("network_class"), _NETWORKS, path)
+    with storage.blaming(path):
+        network = kind(**config["network"])
+    storage.fill(network, tensors, path)
     network.eval()
-    if config["class"] != _CLASSIFIER:
-        return network
-    classifier = CounterCurrentClassifier(**config["params"])
-    assert not isinstance(network, CounterCurrentAutoencoder)
-    classifier._adopt(network, tuple(config["shape"]), config["classes"])
+    with storage.blaming(path):
+        if config["class"] != _CLASSIFIER:
+            return network
+        classifier = CounterCurrentClassifier(**storage.arguments(config["params"]))
+        classifier._adopt(network, tuple(config["shape"]), config["classes"])  # type: ignore[arg-type]
     return classifier
 
 

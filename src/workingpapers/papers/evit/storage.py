@@ -3,15 +3,12 @@
 The file is safetensors; its metadata has one entry, "evit", a JSON object.
 """
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 
+from workingpapers.kit import storage
 from workingpapers.papers.evit.graft import Model, apply, located
 from workingpapers.papers.evit.network import EViT
 
@@ -39,8 +36,7 @@ def save(model: nn.Module, path: str | Path) -> None:
     if isinstance(model, EViT):
         settings["fuse"] = model.fuse
         settings["sizes"] = {name: getattr(model, name) for name in _SIZES}
-    weights = {name: w.detach().clone().contiguous() for name, w in model.state_dict().items()}
-    save_file(weights, path, {"evit": json.dumps(settings)})
+    storage.write(path, model.state_dict(), "evit", settings)
 
 
 def load(path: str | Path, into: Model | None = None) -> Model | EViT:
@@ -54,27 +50,18 @@ def load(path: str | Path, into: Model | None = None) -> Model | EViT:
     Source: [ours].
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: `save` did not write the file, it needs `into`, or the weights do not fit.
     """
-    with safe_open(path, "pt") as file:
-        written = (file.metadata() or {}).get("evit")
-        weights = {name: file.get_tensor(name) for name in file.keys()}
-    if written is None:
-        raise ValueError(f"path must be a file that `save` wrote; {path} says nothing of EViT")
-    settings: dict[str, Any] = json.loads(written)
-    places = {key: settings[key] for key in ("keep_rate", "locations", "fuse")}
+    settings, weights = storage.read(path, "evit")
+    with storage.blaming(path):
+        places = {key: settings[key] for key in ("keep_rate", "locations", "fuse")}
     if into is None:
         if "sizes" not in settings:
             raise ValueError(f"into must be given: {path} holds the model of another library")
-        built = EViT(**settings["sizes"], **places)
-        _fill(built, weights)
+        with storage.blaming(path):
+            built = EViT(**settings["sizes"], **places)
+        storage.fill(built, weights, path)
         return built
-    _fill(into, weights)
+    storage.fill(into, weights, path, "into")
     return apply(into, **places)
-
-
-def _fill(model: nn.Module, weights: Mapping[str, Any]) -> None:
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"into must be a model that the file's weights fit: {error}") from None

@@ -1,14 +1,12 @@
 """Saving and loading fitted models as safetensors, with all that prediction needs but the graph."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 
+from workingpapers.kit import storage
 from workingpapers.papers.forward_gnn.classifier import BackpropGNN, ForwardGNN, NodeEstimator
 from workingpapers.papers.forward_gnn.convolutions import GATConv, GCNConv, SAGEConv
 from workingpapers.papers.forward_gnn.estimator import find_convolutions
@@ -39,9 +37,7 @@ def save(model: Any, path: str | Path) -> None:
     Source: [ours]. What a checkpoint needs beside the weights is [code]: virtual features and the
         edges to virtual nodes.
     """
-    kind = type(model).__name__
-    if CLASSES.get(kind) is not type(model):
-        raise TypeError(f"model: expected one of {', '.join(CLASSES)}, got {kind}")
+    kind = storage.name_of(model, CLASSES)
     model._check_fitted()
     tensors = {f"layers.{name}": value for name, value in model.layers_.state_dict().items()}
     facts: dict[str, Any] = {"class": kind, "params": _plain(model), "convs": []}
@@ -51,8 +47,7 @@ def save(model: Any, path: str | Path) -> None:
         tensors |= {name: getattr(model, name) for name in REMEMBERED}
         found = {name: getattr(model, name, None) for name in OPTIONAL}
         tensors |= {name: value for name, value in found.items() if value is not None}
-    tensors = {name: value.detach().contiguous() for name, value in tensors.items()}
-    save_file(tensors, path, metadata={"config": json.dumps(facts)})
+    storage.write(path, tensors, "config", facts)
 
 
 def load(path: str | Path, convs: Sequence[nn.Module] | nn.Module | None = None) -> Model:
@@ -64,36 +59,30 @@ def load(path: str | Path, convs: Sequence[nn.Module] | nn.Module | None = None)
             saved weights are put into them.
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: the file holds something else, or the convolutions do not fit.
 
     Source: [ours].
     """
-    with safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
-        facts = json.loads((file.metadata() or {}).get("config", "{}"))
-    if facts.get("class") not in CLASSES:
-        raise ValueError(
-            f"path: expected a model that forward_gnn saved, got one of {facts.get('class')!r} "
-            f"in {path}"
-        )
-    layers = _rebuild(facts["convs"], convs)
+    facts, tensors = storage.read(path, "config")
+    kind = storage.kind_named(facts.get("class"), CLASSES, path)
+    with storage.blaming(path):
+        described = [(conv["class"], conv["own"], conv) for conv in facts["convs"]]
+    layers = _rebuild(described, convs, path)
     weights = {n.removeprefix("layers."): t for n, t in tensors.items() if n.startswith("layers.")}
-    try:
-        layers.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(
-            f"convs: the saved weights do not fit these convolutions: {error}"
-        ) from None
     for tensor in weights.values():
         if tensor.is_floating_point():
-            layers.to(tensor.dtype)
-    model = CLASSES[facts["class"]](**_params(facts["params"], layers))
+            layers.to(tensor.dtype)  # before they are filled, or double precision is lost
+    storage.fill(layers, weights, path, "path" if convs is None else "convs")
+    with storage.blaming(path):
+        model = kind(**_params(facts["params"], layers))
     model.layers_, model.history_ = layers, []
     model._graph = None
     if isinstance(model, NodeEstimator):
-        model.num_nodes_, model.num_classes_ = facts["num_nodes_"], facts["num_classes_"]
-        for name in REMEMBERED:
-            setattr(model, name, tensors[name])
+        with storage.blaming(path):
+            model.num_nodes_, model.num_classes_ = facts["num_nodes_"], facts["num_classes_"]
+            for name in REMEMBERED:
+                setattr(model, name, tensors[name])
         if isinstance(model, ForwardGNN):
             for name in OPTIONAL:
                 setattr(model, name, tensors.get(name))
@@ -125,19 +114,22 @@ def _describe(conv: nn.Module) -> dict[str, Any]:
 
 
 def _rebuild(
-    described: Sequence[dict[str, Any]], convs: Sequence[nn.Module] | nn.Module | None
+    described: Sequence[tuple[str, bool, dict[str, Any]]],
+    convs: Sequence[nn.Module] | nn.Module | None,
+    path: str | Path,
 ) -> nn.ModuleList:
-    names = [facts["class"] for facts in described]
+    names = [name for name, _, _ in described]
     if convs is not None:
         found = find_convolutions(convs)
         if len(found) != len(described):
             raise ValueError(f"convs: expected {len(described)}, {names}, got {len(found)}")
         return nn.ModuleList(found)
     own = {"GCNConv": GCNConv, "SAGEConv": SAGEConv, "GATConv": GATConv}
-    if not all(facts["own"] for facts in described):
+    if not all(ours for _, ours, _ in described):
         raise ValueError(f"convs: expected {names} to put the saved weights into, got none")
     layers = nn.ModuleList()
-    for facts in described:
-        rest = {k: v for k, v in facts.items() if k not in ("class", "own")}
-        layers.append(own[facts["class"]](**rest))
+    with storage.blaming(path):
+        for name, _, facts in described:
+            rest = {k: v for k, v in facts.items() if k not in ("class", "own")}
+            layers.append(own[name](**rest))
     return layers

@@ -160,10 +160,10 @@ def test_files_of_others_are_refused(tmp_path):
     with pytest.raises(ValueError, match="must be a file that `save` wrote"):
         load(path)
     save_file({"a": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match="says nothing of HOGformer"):
+    with pytest.raises(ValueError, match="has no 'hogformer' in its metadata"):
         load(path)
     save_file({"a": torch.zeros(1)}, path, {"hogformer": json.dumps(small().config)})
-    with pytest.raises(ValueError, match="do not fit its sizes"):
+    with pytest.raises(ValueError, match="do not fit the HOGformer"):
         load(path)
 
 

@@ -3,12 +3,9 @@
 The file is safetensors; its metadata has one entry, "hsdt", a JSON object.
 """
 
-import json
 from pathlib import Path
 
-from safetensors import safe_open
-from safetensors.torch import save_file
-
+from workingpapers.kit import storage
 from workingpapers.papers.hsdt.network import HSDT
 
 _SIZES = ("in_channels", "channels", "num_half_layer", "sample_idx", "num_bands", "flex")
@@ -25,9 +22,8 @@ def save(model: HSDT, path: str | Path) -> None:
     """
     if not isinstance(model, HSDT):
         raise TypeError(f"model must be an HSDT, got {type(model).__name__}")
-    weights = {name: w.detach().clone().contiguous() for name, w in model.state_dict().items()}
     sizes = {name: getattr(model, name) for name in _SIZES}
-    save_file(weights, path, {"hsdt": json.dumps(sizes)})
+    storage.write(path, model.state_dict(), "hsdt", sizes)
 
 
 def load(path: str | Path) -> HSDT:
@@ -39,16 +35,11 @@ def load(path: str | Path) -> HSDT:
     Source: [ours].
 
     Raises:
+        FileNotFoundError: there is no such file.
         ValueError: `save` did not write the file, or its weights do not fit its sizes.
     """
-    with safe_open(path, "pt") as file:
-        written = (file.metadata() or {}).get("hsdt")
-        weights = {name: file.get_tensor(name) for name in file.keys()}
-    if written is None:
-        raise ValueError(f"path must be a file that `save` wrote; {path} says nothing of HSDT")
-    model = HSDT(**json.loads(written))
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"path holds weights that do not fit its sizes: {error}") from None
+    sizes, weights = storage.read(path, "hsdt")
+    with storage.blaming(path):
+        model = HSDT(**sizes)
+    storage.fill(model, weights, path)
     return model.eval()

@@ -144,11 +144,11 @@ def test_saved_networks_come_back_whole(model, x, tmp_path):
 def test_other_files_are_refused(tmp_path):
     path = tmp_path / "other.safetensors"
     save_file({"a": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match="says nothing of HSDT"):
+    with pytest.raises(ValueError, match="has no 'hsdt' in its metadata"):
         load(path)
     sizes = {"in_channels": 1, "channels": 4, "num_half_layer": 2, "sample_idx": [1]}
     save_file({"a": torch.zeros(1)}, path, {"hsdt": json.dumps(sizes)})
-    with pytest.raises(ValueError, match="do not fit its sizes"):
+    with pytest.raises(ValueError, match="do not fit the HSDT"):
         load(path)
 
 
