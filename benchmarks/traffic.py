@@ -6,7 +6,7 @@ import random
 import time
 from urllib.request import urlopen
 
-from locust import HttpUser, constant_throughput, events, task
+from locust import FastHttpUser, constant_throughput, events, task
 
 KINDS = os.environ.get("LOAD_KINDS", "edition,search,api-search,api-paper").split(",")
 PAPERS: list[dict[str, str]] = []
@@ -19,7 +19,7 @@ def look_around(environment, **_):
         PAPERS.extend(json.load(answer))
 
 
-class Reader(HttpUser):
+class Reader(FastHttpUser):
     """Asks once a second, whatever the last answer took."""
 
     wait_time = constant_throughput(1)

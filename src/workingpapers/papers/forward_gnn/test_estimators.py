@@ -178,7 +178,7 @@ def test_foreign_convolutions_are_loaded_into_ones_like_them(tmp_path):
     assert_close(load(path, fresh).scores(graph), model.scores())
     with pytest.raises(ValueError, match=r"convs: expected 2, .* got 1"):
         load(path, fresh[:1])
-    with pytest.raises(ValueError, match="convs: the tensors in .* do not fit"):
+    with pytest.raises(ValueError, match=r"convs: the tensors in .* do not fit"):
         load(path, [GCNConv(5, 8), GCNConv(8, 8)])
     given = ForwardGNN([GCNConv(5, 8), SAGEConv(8, 8)], **FAST).fit(graph)
     save(given, path)

@@ -8,8 +8,8 @@ at once; the seed has no effect.
 "time": one image of 240x240 through the same two networks with random weights, all experts
 answering for all tokens, as the official code lets them. "time-chosen": the same with both
 networks running only the four experts that a token uses, which gives the same answers. A seed draws
-the image. The ablated twin is the plain mixture timed once more. Expect 0.6 to 0.7 saved, and 0.1:
-with the experts chosen, head and tail take most of the time. A minute a seed on one core for both;
+the image. The ablated twin is the plain mixture timed once more. Expect 0.7 saved, and a quarter:
+with the experts chosen, head and tail take most of the time. A quarter of a minute a seed for both;
 1.6 GB. Needs a quiet machine.
 
 "quality": small networks (64 numbers a token, 2 layers, 8 experts, 2 of them used) learn to remove

@@ -240,7 +240,7 @@ def test_files_of_others_are_refused(tmp_path):
     with pytest.raises(ValueError, match="has no 'mofme' in its metadata"):
         load(path)
     save_file({"a": torch.zeros(1)}, path, {"mofme": json.dumps({"kind": "Other"})})
-    with pytest.raises(ValueError, match="must hold one of MoFME, .* got 'Other'"):
+    with pytest.raises(ValueError, match=r"must hold one of MoFME, .* got 'Other'"):
         load(path)
     config = {"kind": "MoFME", **small().config}
     save_file({"a": torch.zeros(1)}, path, {"mofme": json.dumps(config)})
