@@ -6,9 +6,10 @@ import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 import workingpapers.papers
-from workingpapers.bench import battery, run
+from workingpapers.bench import battery, costing, pictures, run
 from workingpapers.cli.scaffold import scaffold
 from workingpapers.core import library
 
@@ -190,3 +191,70 @@ def test_wrong_answers_are_seen_by_parity(papers, card):
     assert battery.parity("frobnicator", papers) == [
         "mid/z: the card's parity table has no tolerance for it"
     ]
+
+
+BENCH = """
+def pixels(report):
+    report("32")
+    return [{"side": 32, "seconds": 0.123456}, {"side": 64, "seconds": 2.0}]
+
+
+BENCHES = {"pixels": pixels}
+"""
+
+
+def test_what_a_method_costs_is_written_down_with_its_circumstances(card, papers):
+    (papers / "frobnicator" / "bench.py").write_text(BENCH)
+    told = []
+    costs = costing.measure("frobnicator", told.append, papers)
+    assert told == ["pixels", "pixels: 32"]
+    [table] = costs.tables
+    assert (table.columns, table.rows) == (("side", "seconds"), (("32", "0.1235"), ("64", "2")))
+    assert costs.environment["torch"]
+    assert library.costs("frobnicator", papers) == costs
+    assert costs.sources == library.costs_digest("frobnicator", papers)
+    (papers / "frobnicator" / "bench.py").write_text(BENCH.replace("2.0", "3.0"))
+    assert costs.sources != library.costs_digest("frobnicator", papers)
+
+
+PICTURES = """
+import torch
+
+from workingpapers.kit.strip import Strip
+
+
+def before_and_after(report):
+    report("painting")
+    return Strip({"before": torch.zeros(3, 4, 5), "after": torch.ones(3, 4, 6)}, "Brighter.")
+
+
+PICTURES = {"lamp": before_and_after}
+"""
+
+
+def test_pictures_are_drawn_and_a_change_of_their_code_is_seen(card, papers):
+    folder = papers / "frobnicator"
+    (folder / "pictures.py").write_text(PICTURES)
+    [picture] = pictures.make("frobnicator", lambda line: None, papers)
+    assert (picture.name, picture.panels) == ("lamp.webp", ("before", "after"))
+    with Image.open(folder / "pictures" / "lamp.webp") as image:
+        assert image.size == (picture.width, picture.height) == (15, 4)
+        assert image.convert("RGB").getpixel((0, 0)) == (0, 0, 0)
+        assert image.convert("RGB").getpixel((14, 3)) == (255, 255, 255)
+    assert library.pictures("frobnicator", papers) == (picture,)
+    assert battery.pictures("frobnicator", papers) == []
+    (folder / "pictures" / "stray.webp").touch()
+    (folder / "pictures.py").write_text(PICTURES.replace("zeros", "ones"))
+    assert battery.pictures("frobnicator", papers) == [
+        "lamp.webp: made by other code; run `papers pictures frobnicator`",
+        "pictures/stray.webp: listed and missing, or not listed",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [(costing.measure, "has no benchmark"), (pictures.make, "has no pictures")],
+)
+def test_a_folder_without_recipes_is_told(card, papers, make, message):
+    with pytest.raises(ValueError, match=message):
+        make("frobnicator", lambda line: None, papers)

@@ -3,10 +3,13 @@
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 
 import pytest
 
 from workingpapers.core import library
+from workingpapers.core.codec import write_costs
+from workingpapers.core.types import Costs, CostTable
 from workingpapers.hub.entries import Shelf
 
 
@@ -67,3 +70,18 @@ def test_pictures_are_those_that_a_method_lists_and_no_other_files(papers):
         assert shelf.picture(slug, name) is None
     known.write_text("{")
     assert shelf.pictures("neuro_hebbian") == ()
+
+
+def test_costs_say_whether_they_are_of_the_code_of_today(papers):
+    folder = papers / "neuro_hebbian"
+    shelf = Shelf(papers)
+    (folder / "costs.json").unlink(missing_ok=True)
+    assert shelf.costs("neuro_hebbian") == (None, False)
+    table = CostTable("size", ("network", "ms"), (("ours", "1.5"), ("plain", "2")))
+    now = library.costs_digest("neuro_hebbian", papers)
+    for sources, stale in ((now, False), ("other", True)):
+        costs = Costs((table,), sources, date(2026, 11, 24), {"torch": "2.13.0"})
+        write_costs(folder / "costs.json", costs)
+        assert shelf.costs("neuro_hebbian") == (costs, stale)
+    (folder / "costs.json").write_text("[]")
+    assert shelf.costs("neuro_hebbian") == (None, False)

@@ -13,7 +13,7 @@ import feedparser
 import pytest
 from fastapi.testclient import TestClient
 
-from workingpapers.core.types import Paper
+from workingpapers.core.types import Costs, CostTable, Paper, Picture
 from workingpapers.hub.app import create_app
 from workingpapers.hub.settings import Settings
 from workingpapers.hub.web.figures import KINDS, links
@@ -209,6 +209,25 @@ def test_paper_page_has_all_of_it(client):
     assert '<link rel="canonical" href="https://papers.example/papers/1808.00758">' in html
     assert html.count("<svg xmlns") == 1
     assert "<math" in html  # `$5$` in a limit
+
+
+def test_a_paper_page_shows_costs_and_pictures(client, monkeypatch):
+    table = CostTable("size", ("network", "ms"), (("<ours>", "1.5"),))
+    costs = Costs((table,), "x", date(2026, 11, 24), {"torch": "2.13.0"})
+    seen = Picture("seen.webp", ("before", "after"), "What it does.", 8, 4, "x", date(2026, 11, 24))
+    shelf = client.app.state.hub.shelf
+    monkeypatch.setattr(shelf, "costs", lambda slug: (costs, True))
+    monkeypatch.setattr(shelf, "pictures", lambda slug: (seen,))
+    monkeypatch.setattr(shelf, "picture", lambda slug, name: b"RIFF")
+    html = client.get("/papers/1808.00758", headers={"Accept": "costs"}).text
+    assert "<td>&lt;ours&gt;</td><td>1.5</td>" in html
+    assert "torch 2.13.0, with other code than today’s" in html
+    assert '<img src="/pictures/attsets/seen.webp" width="8" height="4"' in html
+    answer = client.get("/pictures/attsets/seen.webp")
+    assert (answer.content, answer.headers["content-type"]) == (b"RIFF", "image/webp")
+    monkeypatch.undo()
+    assert client.get("/pictures/attsets/other.webp").status_code == 404
+    assert client.get("/pictures/nobody/seen.webp").status_code == 404
 
 
 @pytest.mark.parametrize(

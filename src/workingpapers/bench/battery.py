@@ -45,7 +45,7 @@ def files(slug: str, papers: Path = library.PAPERS) -> list[str]:
         wrong.append("golden.safetensors and parity.py come together")
     if ("pictures" in names) != ("pictures.py" in names):
         wrong.append("pictures and pictures.py come together; run `papers pictures`")
-    allowed = {*REQUIRED, "golden.safetensors", "pictures"}
+    allowed = {*REQUIRED, "golden.safetensors", "costs.json", "pictures"}
     strays = sorted(n for n in names - allowed if not n.endswith(".py"))
     return wrong + [f"{name} does not belong here" for name in strays]
 

@@ -205,24 +205,16 @@ def _draw(card: Card, claim: Claim, evidence: Evidence) -> Path:
 
 def bench(slug: Slug, json: Json = False) -> None:
     """Measure what a method costs: time and memory against the plain way."""
-    import importlib
+    from workingpapers.bench import costing
 
     library.card(slug)
-    if not (library.PAPERS / slug / "bench.py").is_file():
-        raise ValueError(f"{slug} has no benchmark")
-    benches = importlib.import_module(f"workingpapers.papers.{slug}.bench").BENCHES
-    tables = {}
     with err.status(slug) as status:
-        for name, measure in benches.items():
-            status.update(f"{slug}: {name}")
-            tables[name] = measure(lambda line, name=name: status.update(f"{slug}: {name}: {line}"))
+        costs = costing.measure(slug, lambda line: status.update(f"{slug}: {line}"))
     if json:
-        print_json(tables)
+        print_json(encode(costs))
         return
-    for name, rows in tables.items():
-        columns = list(rows[0])
-        cells = [[_cell(row[column]) for column in columns] for row in rows]
-        out.print(table(*columns, rows=cells, title=f"{slug}: {name}"), "")
+    for one in costs.tables:
+        out.print(table(*one.columns, rows=one.rows, title=f"{slug}: {one.name}"), "")
 
 
 def pictures(slug: Slug) -> None:
@@ -234,10 +226,6 @@ def pictures(slug: Slug) -> None:
         made = pictures.make(slug, lambda line: status.update(f"{slug}: {line}"))
     for picture in made:
         out.print(f"[bold]{picture.name}[/] {picture.width}x{picture.height}: {picture.caption}")
-
-
-def _cell(value: str | float) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 data = typer.Typer(no_args_is_help=True)

@@ -10,7 +10,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from workingpapers.core.types import Card, Evidence, Picture
+from workingpapers.core.types import Card, Costs, Evidence, Picture
 
 T = TypeVar("T")
 
@@ -153,6 +153,17 @@ def read_pictures(path: Path) -> tuple[Picture, ...]:
 def write_pictures(path: Path, pictures: tuple[Picture, ...]) -> None:
     """Write what is known of all pictures of a folder at once."""
     _write(path, "pictures", pictures)
+
+
+def read_costs(path: Path) -> Costs | None:
+    """Read what `write_costs` wrote; None where there is no file."""
+    found = _read(path, "costs", Costs)
+    return found[0] if found else None
+
+
+def write_costs(path: Path, costs: Costs) -> None:
+    """Write what a method costs."""
+    _write(path, "costs", (costs,))
 
 
 def _read(path: Path, key: str, kind: type[T]) -> tuple[T, ...]:

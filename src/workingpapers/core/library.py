@@ -7,9 +7,9 @@ from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 
-from workingpapers.core.codec import encode, read_card, read_evidence, read_pictures
+from workingpapers.core.codec import encode, read_card, read_costs, read_evidence, read_pictures
 from workingpapers.core.places import home
-from workingpapers.core.types import Card, Claim, Evidence, Picture, Verdict
+from workingpapers.core.types import Card, Claim, Costs, Evidence, Picture, Verdict
 
 PACKAGE = Path(__file__).resolve().parents[1]
 PAPERS = PACKAGE / "papers"
@@ -55,6 +55,23 @@ def evidence_path(slug: str, papers: Path = PAPERS) -> Path:
     if papers != PAPERS or checkout():
         return papers / slug / "evidence.json"
     return home() / "evidence" / f"{slug}.json"
+
+
+def costs_path(slug: str, papers: Path = PAPERS) -> Path:
+    """Where a benchmark run here writes: beside the evidence."""
+    if papers != PAPERS or checkout():
+        return papers / slug / "costs.json"
+    return home() / "costs" / f"{slug}.json"
+
+
+def costs(slug: str, papers: Path = PAPERS) -> Costs | None:
+    """What a method costs: by the user's own run, else by the one that came with the package."""
+    return read_costs(costs_path(slug, papers)) or read_costs(papers / slug / "costs.json")
+
+
+def costs_digest(slug: str, papers: Path = PAPERS) -> str:
+    """Sha256 of the code that a method's benchmark measures, as `digest` is of its checks'."""
+    return _code_digest(slug, papers, "bench.py").hexdigest()
 
 
 def evidence(slug: str, papers: Path = PAPERS) -> tuple[Evidence, ...]:

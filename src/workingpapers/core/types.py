@@ -126,6 +126,25 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
+class CostTable:
+    """One table of what a method costs, as it was printed."""
+
+    name: str  # what varies in it: "pixels"
+    columns: tuple[str, ...]  # with their units
+    rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Time and memory of a method beside the plain way. Written by `papers bench`, committed."""
+
+    tables: tuple[CostTable, ...]
+    sources: str  # digest of the code that was measured
+    recorded: date
+    environment: Mapping[str, str]  # python, torch, processor, threads
+
+
+@dataclass(frozen=True, slots=True)
 class Card:
     """One folder under papers/, described so that nobody has to import it."""
 

@@ -11,7 +11,7 @@ from threading import Lock
 from typing import Literal, cast, get_args
 
 from workingpapers.core import library
-from workingpapers.core.types import Card, Claim, Evidence, Paper, Picture, Verdict
+from workingpapers.core.types import Card, Claim, Costs, Evidence, Paper, Picture, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -133,6 +133,16 @@ class Shelf:
             return Standing(claim, evidence, fresh, measured.get((claim.key, "long")))
 
         return tuple(standing(claim) for claim in card.claims)
+
+    def costs(self, slug: str) -> tuple[Costs | None, bool]:
+        """What a method costs, and whether other code than today's was measured."""
+        try:
+            costs = library.costs(slug, self.papers)
+            stale = costs is not None and costs.sources != library.costs_digest(slug, self.papers)
+        except ValueError as error:
+            log.error("the costs of %s are left out: %s", slug, error)
+            return None, False
+        return costs, stale
 
     def pictures(self, slug: str) -> tuple[Picture, ...]:
         """What is known of a method's pictures; none where that cannot be read."""

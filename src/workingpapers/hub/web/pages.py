@@ -132,6 +132,7 @@ def paper(request: Request, hub: Papers, site: Pages, paper_id: str) -> Response
     if entry is None:
         raise HTTPException(404, "This hub does not hold that paper.")
     page = site.settings.base_url + figures.address(entry.paper)
+    costs, stale = hub.shelf.costs(entry.card.slug) if entry.card else (None, False)
     return site.page(
         request,
         "paper.html",
@@ -142,6 +143,8 @@ def paper(request: Request, hub: Papers, site: Pages, paper_id: str) -> Response
         tags=citation.tags(entry.paper, page),
         talk=hub.people.community.talk(entry.paper.id),
         pictures=hub.shelf.pictures(entry.card.slug) if entry.card else (),
+        costs=costs,
+        stale_costs=stale,
     )
 
 
