@@ -4,7 +4,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-# Processes that share the tests; each starts a PostgreSQL of its own.
+# Processes that share the tests, one thread each; each starts a PostgreSQL of its own.
 JOBS ?= 2
 # What the tests on real data need; `papers data list` shows all there is.
 DATA := fashion_mnist mnist rated_sentences minilm smollm2 citation photographs pictures \
@@ -19,7 +19,7 @@ run: .venv/ready
 serve: run
 
 test: .venv/ready-dev data lint
-	$(BIN)/pytest -q -n $(JOBS) -m "not browser and not collections and not remeasure"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS) -m "not browser and not collections and not remeasure"
 	$(BIN)/pytest -q -m browser
 	$(MAKE) docs wheel hub-only
 	@echo "all green"
@@ -34,7 +34,7 @@ lint: .venv/ready-dev
 	$(BIN)/lint-imports
 
 fast: .venv/ready-dev
-	$(BIN)/pytest -q -n $(JOBS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(JOBS)
 
 # The loaders of all data sets, those included that no check uses yet: 1 GB.
 collections: .venv/ready-dev
