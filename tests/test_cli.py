@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from workingpapers.bench import run
-from workingpapers.cli import app
+from workingpapers.cli import app, console
 from workingpapers.core import library
 from workingpapers.core.types import Evidence, Measurement
 
@@ -19,7 +19,8 @@ from workingpapers.core.types import Evidence, Measurement
 def papers(tmp_path, monkeypatch):
     """Run `papers` with a home of its own; returns a function of the arguments."""
     monkeypatch.setenv("WORKINGPAPERS_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("COLUMNS", "200")
+    # Set for good where COLUMNS is set when the console is made, as it is in xdist's workers.
+    monkeypatch.setattr(console.out, "width", 200)
 
     def call(*arguments, status=0):
         result = CliRunner().invoke(app, list(arguments))

@@ -95,7 +95,7 @@ def test_a_search_brings_in_what_a_kill_left_waiting(opened, papers, monkeypatch
 def test_too_many_late_changes_are_left_to_others_and_told(opened, papers, monkeypatch):
     hub = opened()
     hub.add(papers[:1])
-    monkeypatch.setattr("workingpapers.hub.hub.MANY", 2)
+    monkeypatch.setattr("workingpapers.hub.search.asking.MANY", 2)
     with monkeypatch.context() as patched:
         patched.setattr(Hub, "index", lambda *_: "")
         hub.add(papers[1:])
@@ -177,7 +177,7 @@ def test_a_damaged_index_is_made_anew_by_the_first_search(opened, papers, settin
 def test_a_large_index_is_not_made_anew_beside_a_search(opened, papers, settings, monkeypatch):
     opened().add(papers)
     lose_all(settings)
-    monkeypatch.setattr("workingpapers.hub.hub.SMALL", 2)
+    monkeypatch.setattr("workingpapers.hub.search.asking.SMALL", 2)
     results = opened().search("samovars")
     assert results.entries == ()
     assert results.note == "There is no search index: run `papers index rebuild`."

@@ -43,8 +43,8 @@ def files(slug: str, papers: Path = library.PAPERS) -> list[str]:
     wrong = [f"{name} is missing" for name in REQUIRED if name not in names]
     if ("golden.safetensors" in names) != ("parity.py" in names):
         wrong.append("golden.safetensors and parity.py come together")
-    if ("pictures" in names) != ("pictures.py" in names):
-        wrong.append("pictures and pictures.py come together; run `papers pictures`")
+    if "pictures" in names and "pictures.py" not in names:
+        wrong.append("pictures is there, and no pictures.py that made it")
     allowed = {*REQUIRED, "golden.safetensors", "costs.json", "pictures"}
     strays = sorted(n for n in names - allowed if not n.endswith(".py"))
     return wrong + [f"{name} does not belong here" for name in strays]

@@ -21,13 +21,16 @@ def make(slug: str, report: Report, papers: Path = library.PAPERS) -> tuple[Pict
         papers: where the folders are.
 
     Raises:
-        ValueError: the folder has no pictures.py.
+        ValueError: the folder has no pictures.py with recipes in it.
     """
     from PIL import Image
 
-    if not (papers / slug / "pictures.py").is_file():
-        raise ValueError(f"{slug} has no pictures")
-    recipes = importlib.import_module(f"workingpapers.papers.{slug}.pictures").PICTURES
+    module = None
+    if (papers / slug / "pictures.py").is_file():
+        module = importlib.import_module(f"workingpapers.papers.{slug}.pictures")
+    recipes = getattr(module, "PICTURES", None)
+    if recipes is None:
+        raise ValueError(f"{slug} has no pictures to make")
     sources, folder = library.picture_digest(slug, papers), papers / slug / "pictures"
     strips = {}
     for name, recipe in recipes.items():
