@@ -13,8 +13,10 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 
 from workingpapers.core.types import Paper
+from workingpapers.hub.app import create_app
 from workingpapers.hub.entries import Shelf
 from workingpapers.hub.feeds.remote import Limiter, Web
 from workingpapers.hub.hub import Hub
@@ -345,3 +347,56 @@ def sources(hub, settings, clock, recorded):
     hub.sources = made()
     hub.sources.again = made  # as another process would open them
     return hub.sources
+
+
+CARD = """
+paper = "arxiv:2401.00001"
+title = "Of Teapots"
+fields = ["tea"]
+exports = ["Pot"]
+source = "tealab/pots"
+departures = []
+limits = []
+snippet = "Pot()"
+[[claims]]
+key = "pours"
+text = "It pours."
+where = "table 1"
+reported = "yes"
+metric = "drops"
+better = "higher"
+unit = "difference"
+margin = 0.1
+scale = "toy"
+"""
+
+
+@pytest.fixture
+def teapots(tmp_path):
+    """A method's folder beside which there is no other; `seeds` is the card's last line."""
+
+    def made(seeds=5):
+        folder = tmp_path / "papers" / "teapots"
+        folder.mkdir(parents=True)
+        (folder / "card.toml").write_text(f"{CARD}seeds = {seeds}\n")
+        (folder / "check.py").write_text("STEPS = 1\n")
+        return folder
+
+    return made
+
+
+@pytest.fixture
+def new_app(tmp_path):
+    """Serve a page with these papers, of a hub on SQLite that readers reach over https."""
+    base = "https://papers.example"
+    with ExitStack() as stack:
+
+        def made(*papers):
+            (tmp_path / "papers").mkdir(exist_ok=True)
+            settings = Settings(tmp_path, f"sqlite:///{tmp_path / 'hub.sqlite'}", base_url=base)
+            app = create_app(settings, tmp_path / "papers", fill=False)
+            stack.enter_context(TestClient(app, base_url=base))
+            app.state.hub.add(list(papers), date(2026, 1, 1))
+            return app
+
+        yield made

@@ -18,27 +18,6 @@ from workingpapers.hub.jobs import checking, worker
 from workingpapers.hub.settings import Settings
 
 TEA = Paper("arxiv:2401.00001", "Of Teapots", (), "They pour.", date(2024, 1, 1), "")
-CARD = """
-paper = "arxiv:2401.00001"
-title = "Of Teapots"
-fields = ["tea"]
-exports = ["Pot"]
-source = "tealab/pots"
-departures = []
-limits = []
-snippet = "Pot()"
-[[claims]]
-key = "pours"
-text = "It pours."
-where = "table 1"
-reported = "yes"
-metric = "drops"
-better = "higher"
-unit = "difference"
-margin = 0.1
-scale = "toy"
-seeds = 3
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -47,12 +26,9 @@ def brisk(monkeypatch):
 
 
 @pytest.fixture
-def hub(tmp_path, hashing):
+def hub(tmp_path, hashing, teapots):
     """A hub whose shelf has one paper."""
-    folder = tmp_path / "papers" / "teapots"
-    folder.mkdir(parents=True)
-    (folder / "card.toml").write_text(CARD)
-    (folder / "check.py").write_text("STEPS = 1\n")
+    teapots(seeds=3)
     settings = Settings(tmp_path, f"sqlite:///{tmp_path / 'hub.sqlite'}")
     with Hub.open(settings, Shelf(tmp_path / "papers"), lambda: hashing) as opened:
         opened.add([TEA])

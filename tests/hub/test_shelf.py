@@ -4,6 +4,7 @@ import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
+from itertools import count
 
 import pytest
 
@@ -72,7 +73,9 @@ def test_pictures_are_those_that_a_method_lists_and_no_other_files(papers):
     assert shelf.pictures("neuro_hebbian") == ()
 
 
-def test_costs_say_whether_they_are_of_the_code_of_today(papers):
+def test_costs_say_whether_they_are_of_the_code_of_today(papers, monkeypatch):
+    seconds = count(step=2.0)  # the files are looked at once a second
+    monkeypatch.setattr("workingpapers.hub.entries.time.monotonic", lambda: next(seconds))
     folder = papers / "neuro_hebbian"
     shelf = Shelf(papers)
     (folder / "costs.json").unlink(missing_ok=True)
@@ -85,3 +88,11 @@ def test_costs_say_whether_they_are_of_the_code_of_today(papers):
         assert shelf.costs("neuro_hebbian") == (costs, stale)
     (folder / "costs.json").write_text("[]")
     assert shelf.costs("neuro_hebbian") == (None, False)
+
+
+def test_costs_are_read_once_for_as_long_as_the_files_stay(papers, monkeypatch):
+    shelf, read = Shelf(papers), []
+    monkeypatch.setattr(library, "costs", lambda slug, papers: read.append(slug))
+    for _ in range(3):
+        assert shelf.costs("neuro_hebbian") == (None, False)
+    assert read == ["neuro_hebbian"]

@@ -10,9 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from workingpapers.core.types import Paper
-from workingpapers.hub.app import create_app
 from workingpapers.hub.feeds.network import RemoteError
-from workingpapers.hub.settings import Settings
 from workingpapers.hub.store import events
 from workingpapers.hub.store import jobs as rows
 from workingpapers.hub.web import forgery
@@ -23,13 +21,8 @@ TEA = Paper("arxiv:2401.00001", "Of Teapots", ("Ada Stone",), "They pour.", date
 
 
 @pytest.fixture
-def app(tmp_path):
-    (tmp_path / "papers").mkdir()
-    settings = Settings(tmp_path, f"sqlite:///{tmp_path / 'hub.sqlite'}", base_url=BASE)
-    app = create_app(settings, tmp_path / "papers", fill=False)
-    with TestClient(app, base_url=BASE):
-        app.state.hub.add([TEA], date(2026, 1, 1))
-        yield app
+def app(new_app):
+    return new_app(TEA)
 
 
 class Browser:

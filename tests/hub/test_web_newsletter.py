@@ -26,13 +26,8 @@ HEADERS = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
 @pytest.fixture
-def app(tmp_path):
-    (tmp_path / "papers").mkdir()
-    settings = Settings(tmp_path, f"sqlite:///{tmp_path / 'hub.sqlite'}", base_url=BASE)
-    app = create_app(settings, tmp_path / "papers", fill=False)
-    with TestClient(app, base_url=BASE):
-        app.state.hub.add([TEA], date(2026, 1, 1))
-        yield app
+def app(new_app):
+    return new_app(TEA)
 
 
 @pytest.fixture

@@ -26,39 +26,12 @@ TEA = Paper(
     "arxiv:2401.00001", "Of Teapots", ("Ada Stone",), "They pour.", date(2024, 1, 1), "", comments=5
 )
 OLD = Paper("arxiv:hep-th/9901001", "An old one", (), "Old text.", date(1999, 1, 1), "")
-CARD = """
-paper = "arxiv:2401.00001"
-title = "Of Teapots"
-fields = ["tea"]
-exports = ["Pot"]
-source = "tealab/pots"
-departures = []
-limits = []
-snippet = "Pot()"
-[[claims]]
-key = "pours"
-text = "It pours."
-where = "table 1"
-reported = "yes"
-metric = "drops"
-better = "higher"
-unit = "difference"
-margin = 0.1
-scale = "toy"
-"""
 
 
 @pytest.fixture
-def app(tmp_path):
-    folder = tmp_path / "papers" / "teapots"
-    folder.mkdir(parents=True)
-    (folder / "card.toml").write_text(CARD)
-    (folder / "check.py").write_text("STEPS = 1\n")
-    settings = Settings(tmp_path, f"sqlite:///{tmp_path / 'hub.sqlite'}", base_url=BASE)
-    app = create_app(settings, tmp_path / "papers", fill=False)
-    with TestClient(app, base_url=BASE):
-        app.state.hub.add([TEA, OLD], date(2026, 1, 1))
-        yield app
+def app(teapots, new_app):
+    teapots()
+    return new_app(TEA, OLD)
 
 
 class Browser:

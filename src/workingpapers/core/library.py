@@ -52,16 +52,18 @@ def cards(papers: Path = PAPERS) -> list[Card]:
 
 def evidence_path(slug: str, papers: Path = PAPERS) -> Path:
     """Where a check run here writes: the folder in a checkout, else the user's data folder."""
+    return _own(slug, papers, "evidence")
+
+
+def _own(slug: str, papers: Path, what: str) -> Path:
     if papers != PAPERS or checkout():
-        return papers / slug / "evidence.json"
-    return home() / "evidence" / f"{slug}.json"
+        return papers / slug / f"{what}.json"
+    return home() / what / f"{slug}.json"
 
 
 def costs_path(slug: str, papers: Path = PAPERS) -> Path:
     """Where a benchmark run here writes: beside the evidence."""
-    if papers != PAPERS or checkout():
-        return papers / slug / "costs.json"
-    return home() / "costs" / f"{slug}.json"
+    return _own(slug, papers, "costs")
 
 
 def costs(slug: str, papers: Path = PAPERS) -> Costs | None:

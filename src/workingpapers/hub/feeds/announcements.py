@@ -14,7 +14,7 @@ from lxml import etree
 
 from workingpapers.core.types import Paper
 from workingpapers.hub.feeds import tex, xml_items
-from workingpapers.hub.feeds.arxiv import ATOM, code_in, is_category
+from workingpapers.hub.feeds.arxiv import ATOM, paper
 from workingpapers.hub.feeds.identifiers import parse
 from workingpapers.hub.feeds.keys import tidy
 from workingpapers.hub.feeds.records import Reading, Rejected
@@ -80,16 +80,7 @@ def _announcement(item: etree._Element, place: str) -> Announced | Rejected:
     day = _day(item) if kind in NEW or not kind else None
     fields = [node.text or node.get("term") or "" for node in item.findall("{*}category")]
     return Announced(
-        Paper(
-            id=arxiv.paper,
-            title=title,
-            authors=tuple(_authors(item)),
-            abstract=tidy(abstract),
-            published=day or arxiv.month,
-            url=arxiv.url,
-            code=code_in(abstract),
-            fields=tuple(dict.fromkeys(name for name in fields if is_category(name))),
-        ),
+        paper(arxiv, title, _authors(item), tidy(abstract), day or arxiv.month, "", fields),
         kind,
     )
 

@@ -1,14 +1,14 @@
 """arXiv's Atom: answers of its query interface."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date
 
 from lxml import etree
 
 from workingpapers.core.types import Paper
 from workingpapers.hub.feeds import xml_items
-from workingpapers.hub.feeds.identifiers import parse
+from workingpapers.hub.feeds.identifiers import ArxivId, parse
 from workingpapers.hub.feeds.keys import tidy
 from workingpapers.hub.feeds.records import Reading, Rejected
 
@@ -69,14 +69,27 @@ def entry(element: etree._Element, place: str) -> Paper | Rejected:
     if primary is not None:
         categories.insert(0, primary.get("term") or "")
     comment = tidy(element.findtext(f"{ARXIV}comment") or "")
+    return paper(arxiv, title, names, summary, published, comment, categories)
+
+
+def paper(
+    arxiv: ArxivId,
+    title: str,
+    authors: Iterable[str],
+    abstract: str,
+    published: date,
+    comments: str,
+    categories: Iterable[str],
+) -> Paper:
+    """Make a paper of what arXiv tells of it, in whichever of its formats."""
     return Paper(
         id=arxiv.paper,
         title=title,
-        authors=tuple(filter(None, names)),
-        abstract=summary,
+        authors=tuple(filter(None, authors)),
+        abstract=abstract,
         published=published,
         url=arxiv.url,
-        code=code_in(comment) or code_in(summary),
+        code=code_in(comments) or code_in(abstract),
         fields=tuple(dict.fromkeys(name for name in categories if is_category(name))),
     )
 

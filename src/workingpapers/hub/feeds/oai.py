@@ -10,7 +10,7 @@ from lxml import etree
 
 from workingpapers.core.types import Paper
 from workingpapers.hub.feeds import tex, xml_items
-from workingpapers.hub.feeds.arxiv import code_in, is_category
+from workingpapers.hub.feeds.arxiv import paper
 from workingpapers.hub.feeds.identifiers import ArxivId, parse
 from workingpapers.hub.feeds.keys import tidy
 from workingpapers.hub.feeds.records import Reading, Rejected
@@ -153,16 +153,7 @@ def _made(
 ) -> Paper:
     if not title:
         raise _Unfit("title: it has none")
-    return Paper(
-        id=arxiv.paper,
-        title=title,
-        authors=tuple(filter(None, authors)),
-        abstract=abstract,
-        published=published,
-        url=arxiv.url,
-        code=code_in(comments) or code_in(abstract),
-        fields=tuple(dict.fromkeys(name for name in fields if is_category(name))),
-    )
+    return paper(arxiv, title, authors, abstract, published, comments, fields)
 
 
 def _said(element: etree._Element, path: str) -> str:

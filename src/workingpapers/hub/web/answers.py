@@ -75,6 +75,20 @@ class Revalidation:
         await self.app(asked, receive, _Held(asked, scope["method"] == "HEAD", known, send))
 
 
+def held(start: Message, known: str) -> bool:
+    """Whether a reader who sends `known` as If-None-Match has the page that begins so."""
+    tag = Read(raw=start["headers"]).get("etag", "").removeprefix("W/")
+    return bool(tag) and (known.strip() == "*" or tag in known)
+
+
+def unchanged(start: Message) -> Message:
+    """The beginning of a page as one of 304, which has no content."""
+    headers = MutableHeaders(raw=list(start["headers"]))
+    for name in ("content-length", "content-type", "content-encoding"):
+        del headers[name]
+    return {**start, "status": 304, "headers": headers.raw}
+
+
 class _Held:
     """Keeps an answer back until it is whole, for one request."""
 
@@ -105,8 +119,7 @@ class _Held:
             headers.setdefault("Cache-Control", "no-cache")
             if "modified" in self.scope["state"]:
                 headers["Last-Modified"] = self.scope["state"]["modified"]
-            if self.known.strip() == "*" or tag in self.known:
-                start["status"], body = 304, b""
-                del headers["content-length"], headers["content-type"]
+            if held(start, self.known):
+                start, body = unchanged(start), b""
         await self.send(start)
         await self.send({"type": "http.response.body", "body": b"" if self.head else body})

@@ -1,9 +1,6 @@
 """Verdicts as they changed: a page, an Atom feed and a JSON Feed, from the log of events."""
 
-import json
-from collections.abc import Sequence
 from html import escape
-from xml.etree.ElementTree import SubElement
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse, Response
@@ -12,8 +9,9 @@ from starlette.exceptions import HTTPException
 from workingpapers.core import figure
 from workingpapers.core.types import Verdict
 from workingpapers.hub.trending.shown import Change
-from workingpapers.hub.web import feed, figures
+from workingpapers.hub.web import feed, figures, items
 from workingpapers.hub.web.freshness import dated
+from workingpapers.hub.web.items import Item
 from workingpapers.hub.web.pages import PAGE, Number, Pager, Pages, Papers
 
 MOST = 100  # changes in one feed
@@ -40,51 +38,28 @@ def changes(request: Request, hub: Papers, site: Pages, page: Number = 1) -> HTM
 @router.get("/changes.atom", dependencies=[Depends(dated)])
 def changes_atom(hub: Papers, site: Pages) -> Response:
     """The latest changes as an Atom feed."""
-    found, base = hub.changes(MOST), site.settings.base_url
-    updated = _stamp(found[0]) if found else "1970-01-01T00:00:00Z"
-    made = feed.begun(base, "/changes.atom", TITLE, "/changes", updated)
-    for change in found:
-        item = SubElement(made, "entry")
-        feed.text(item, "id", _identity(change, base))
-        feed.text(item, "title", title(change))
-        feed.text(item, "published", _stamp(change))
-        feed.text(item, "updated", _stamp(change))
-        SubElement(item, "link", rel="alternate", href=_place(change, base), type="text/html")
-        feed.text(item, "content", content(change)).set("type", "html")
-    return Response(feed.finished(made), media_type=feed.KIND)
+    told = [_item(change) for change in hub.changes(MOST)]
+    made = items.atom(site.settings.base_url, "/changes.atom", TITLE, "/changes", told)
+    return Response(made, media_type=feed.KIND)
 
 
 @router.get("/changes.json", dependencies=[Depends(dated)])
 def changes_json(hub: Papers, site: Pages) -> Response:
     """The latest changes as a JSON Feed."""
-    base = site.settings.base_url
-    made = {
-        "version": "https://jsonfeed.org/version/1.1",
-        "title": TITLE,
-        "home_page_url": f"{base}/changes",
-        "feed_url": f"{base}/changes.json",
-        "items": _items(hub.changes(MOST), base),
+    told = [_item(change) for change in hub.changes(MOST)]
+    made = items.as_json(site.settings.base_url, "/changes.json", TITLE, "/changes", told)
+    return Response(made, media_type=items.JSON_KIND)
+
+
+def _item(change: Change) -> Item:
+    more = {
+        "paper": change.entry.paper.id,
+        "claim": change.claim,
+        "old": change.old,
+        "new": change.new,
     }
-    return Response(json.dumps(made, ensure_ascii=False), media_type="application/feed+json")
-
-
-def _items(found: Sequence[Change], base: str) -> list[dict[str, object]]:
-    return [
-        {
-            "id": _identity(change, base),
-            "url": _place(change, base),
-            "title": title(change),
-            "content_html": content(change),
-            "date_published": _stamp(change),
-            "_working_papers": {
-                "paper": change.entry.paper.id,
-                "claim": change.claim,
-                "old": change.old,
-                "new": change.new,
-            },
-        }
-        for change in found
-    ]
+    place = f"{figures.address(change.entry.paper)}#claim-{change.claim}"
+    return Item(change.at, identity(change), place, title(change), content(change), more)
 
 
 def worded(verdict: str | None, scale: str) -> str:
@@ -112,13 +87,6 @@ def content(change: Change) -> str:
     return "".join(f"<p>{escape(line)}</p>" for line in lines)
 
 
-def _identity(change: Change, base: str) -> str:
-    return f"{base}/changes#change-{change.sequence}"
-
-
-def _place(change: Change, base: str) -> str:
-    return f"{base}{figures.address(change.entry.paper)}#claim-{change.claim}"
-
-
-def _stamp(change: Change) -> str:
-    return f"{change.at:%Y-%m-%dT%H:%M:%SZ}"
+def identity(change: Change) -> str:
+    """Path and fragment of a change on the page of all of them."""
+    return f"/changes#change-{change.sequence}"

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers as Read
-from starlette.datastructures import MutableHeaders
 from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from workingpapers.hub.web.answers import held, unchanged
 
 SECONDS = 10.0
 LARGEST = 64 * 1024 * 1024  # bytes of all that is kept
@@ -35,16 +36,9 @@ class _Page:
     def told(self, known: str, *, head: bool) -> Iterator[Message]:
         """The answer once more, or its head alone; 304 to a reader who has it."""
         start, *rest = self.messages
-        headers = MutableHeaders(raw=list(start["headers"]))
-        tag = headers.get("etag", "").removeprefix("W/")
-        if tag and tag in known:
-            for name in ("content-length", "content-type", "content-encoding"):
-                del headers[name]
-            yield {**start, "status": 304, "headers": headers.raw}
-            yield {"type": "http.response.body", "body": b""}
-            return
-        yield {**start, "headers": headers.raw}
-        if head:
+        has = held(start, known)
+        yield unchanged(start) if has else copy(start)
+        if has or head:
             yield {"type": "http.response.body", "body": b""}
         else:
             yield from rest

@@ -22,6 +22,7 @@ from workingpapers.hub.web.api import as_claim, as_paper
 from workingpapers.hub.web.citation import bibtex
 from workingpapers.hub.web.feed import KIND, content, listed, page_of
 from workingpapers.hub.web.freshness import dated
+from workingpapers.hub.web.items import JSON_KIND, json_feed
 from workingpapers.hub.web.pages import LONGEST_QUERY, Pages, Papers, cleaned, parsed
 
 router = APIRouter(include_in_schema=False)
@@ -137,14 +138,7 @@ def as_feed(entries: Sequence[Entry], title: str, base: str, here: str) -> str:
         }
         for entry in entries
     ]
-    feed = {
-        "version": "https://jsonfeed.org/version/1.1",
-        "title": title,
-        "home_page_url": base + page_of(here, ".feed.json"),
-        "feed_url": base + here,
-        "items": items,
-    }
-    return json.dumps(feed, ensure_ascii=False)
+    return json_feed(base, here, title, page_of(here, ".feed.json"), items)
 
 
 def as_atom(entries: Sequence[Entry], title: str, base: str, here: str) -> bytes:
@@ -155,7 +149,7 @@ def as_atom(entries: Sequence[Entry], title: str, base: str, here: str) -> bytes
 Write = Callable[[Sequence[Entry], str, str, str], str | bytes]
 # Longer endings first: "feed.json" is no "json".
 KINDS: dict[str, tuple[Write, str]] = {
-    "feed.json": (as_feed, "application/feed+json"),
+    "feed.json": (as_feed, JSON_KIND),
     "csl.json": (as_csl, "application/vnd.citationstyles.csl+json"),
     "json": (as_json, "application/json"),
     "csv": (as_csv, "text/csv; charset=utf-8"),
