@@ -31,9 +31,10 @@ from torch import Tensor
 from workingpapers.core.types import Check, Measurement
 from workingpapers.kit.data.photographs import photographs, test_pictures
 from workingpapers.kit.degradations import KINDS, degrade
+from workingpapers.kit.images import quality
 from workingpapers.papers.hogformer.losses import HOGformerLoss, HOGLayer
 from workingpapers.papers.hogformer.network import HOGformer
-from workingpapers.papers.hogformer.restoring import quality, restore
+from workingpapers.papers.hogformer.restoring import restore
 
 SIDE, CROPS, LEARN = 64, 20, 18
 HELD_OUT = ("astronaut", "chelsea", "coffee", "motorcycle_left", "retina", "rocket")

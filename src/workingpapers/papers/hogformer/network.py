@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from workingpapers.kit import checkpoints
 from workingpapers.papers.hogformer.method import Block
 
 STRIDE = 8  # three times halved
@@ -250,18 +251,7 @@ def load_official(
     """
     if setting not in (None, "I", "III", "IV"):
         raise ValueError(f"setting must be 'I', 'III' or 'IV', got {setting!r}")
-    import pickle
-
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=not trust)
-    except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"path: {path} holds more than tensors and was not read; with trust=True it is "
-            f"unpickled, which can run any program ({reason})"
-        ) from None
-    if not isinstance(found, Mapping):
-        raise ValueError(f"path must be a checkpoint of a HOGformer, {path} holds {type(found)}")
+    found = checkpoints.read(path, "a HOGformer", trust=trust)
     key = "params" if setting == "I" else "state_dict"
     if setting is not None and key not in found:
         raise ValueError(

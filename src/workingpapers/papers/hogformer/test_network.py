@@ -8,9 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from workingpapers.kit.images import quality
 from workingpapers.papers.hogformer.method import DHOGSA
 from workingpapers.papers.hogformer.network import HOGformer, from_official, load_official
-from workingpapers.papers.hogformer.restoring import quality, restore
+from workingpapers.papers.hogformer.restoring import restore
 from workingpapers.papers.hogformer.storage import load, save
 
 

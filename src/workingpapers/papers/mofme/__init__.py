@@ -1,5 +1,6 @@
 """MoFME: removes rain, snow and haze with experts that only modulate one shared block."""
 
+from workingpapers.kit.images import quality
 from workingpapers.papers.mofme.graft import downcycle, upcycle
 from workingpapers.papers.mofme.method import (
     FMELayer,
@@ -13,7 +14,7 @@ from workingpapers.papers.mofme.method import (
 from workingpapers.papers.mofme.mixture import FFNMixture
 from workingpapers.papers.mofme.network import MoFME, NaiveMoE, ViTRestorer, routing_weights
 from workingpapers.papers.mofme.official import from_official, load_official, to_official
-from workingpapers.papers.mofme.restoring import quality, restore
+from workingpapers.papers.mofme.restoring import restore
 from workingpapers.papers.mofme.storage import load, save
 
 __all__ = [

@@ -34,12 +34,12 @@ from torch.nn import functional as F
 from workingpapers.core.types import Check, Measurement
 from workingpapers.kit.data.photographs import photographs, test_pictures
 from workingpapers.kit.degradations import Kind, degrade
+from workingpapers.kit.images import quality as measured
 from workingpapers.kit.timing import interleaved
 from workingpapers.papers.mofme.method import FMELayer, feed_forward
 from workingpapers.papers.mofme.mixture import FFNMixture
 from workingpapers.papers.mofme.network import MoFME, NaiveMoE, Restorer, ViTRestorer
 from workingpapers.papers.mofme.official import to_official
-from workingpapers.papers.mofme.restoring import quality as measured
 from workingpapers.papers.mofme.restoring import restore
 
 EXPERTS, SIDE = 128, 240

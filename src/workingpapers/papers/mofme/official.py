@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from workingpapers.kit import checkpoints
 from workingpapers.papers.mofme.network import MoFME, NaiveMoE, Restorer, ViTRestorer, square
 
 Weights = Mapping[str, Float[Tensor, "..."]]
@@ -205,18 +206,7 @@ def load_official(
     Raises:
         ValueError: the file is refused, or holds no such network.
     """
-    import pickle
-
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=not trust)
-    except pickle.UnpicklingError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"path: {path} holds more than tensors and was not read; with trust=True it is "
-            f"unpickled, which can run any program ({reason})"
-        ) from None
-    if not isinstance(found, Mapping):
-        raise ValueError(f"path must be a checkpoint of MoFME, {path} holds {type(found)}")
+    found = checkpoints.read(path, "MoFME", trust=trust)
     return from_official(found, top_k=top_k, heads=heads, indexing=indexing, **options).eval()
 
 

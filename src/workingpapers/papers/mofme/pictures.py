@@ -4,20 +4,18 @@ The network of the check "quality", which sees rain, snow and haze, trained fift
 about three minutes on one core.
 """
 
-from collections.abc import Callable
 from functools import cache
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-from workingpapers.kit.data.photographs import photographs, test_pictures
-from workingpapers.kit.degradations import Kind, degrade
-from workingpapers.kit.strip import Strip
+from workingpapers.kit.data.photographs import photographs
+from workingpapers.kit.degradations import degrade
+from workingpapers.kit.strip import restoring
 from workingpapers.papers.mofme.check import BATCH, LONGER, OURS, WEATHER, build, crop
 from workingpapers.papers.mofme.network import Restorer
-from workingpapers.papers.mofme.restoring import quality, restore
-
-SIDE = 256
+from workingpapers.papers.mofme.restoring import restore
 
 
 @cache
@@ -40,29 +38,17 @@ def trained() -> Restorer:
     return model.eval()
 
 
-def restoring(
-    kind: Kind, name: str, top: int, left: int
-) -> Callable[[Callable[[str], None]], Strip]:
-    """Make a recipe: a square of a held-out picture, degraded and restored."""
-
-    def recipe(report: Callable[[str], None]) -> Strip:
-        clean = test_pictures()[name][:, top : top + SIDE, left : left + SIDE].contiguous()
-        spoiled = degrade(clean, kind, torch.Generator().manual_seed(2**20))
-        report("training, about three minutes")
-        restored = restore(trained(), spoiled)
-        before, after = (quality(image, clean) for image in (spoiled, restored))
-        caption = (
-            f"{kind.capitalize()} on a picture that was not trained on: "
-            f"{before['psnr']:.1f} dB and SSIM {before['ssim']:.2f} before, {after['psnr']:.1f} dB "
-            f"and {after['ssim']:.2f} after. The network has 8 experts and 64 numbers a token, and "
-            f"was trained for {LONGER} steps on {', '.join(WEATHER[:-1])} and {WEATHER[-1]}."
-        )
-        return Strip({kind: spoiled, "restored": restored, "original": clean}, caption)
-
-    return recipe
+def restored(image: Tensor) -> Tensor:
+    """What the network makes of an image."""
+    return restore(trained(), image)
 
 
+WAIT = "training, about three minutes"
+SAID = (
+    "The network has 8 experts and 64 numbers a token, and was trained for "
+    f"{LONGER} steps on {', '.join(WEATHER[:-1])} and {WEATHER[-1]}."
+)
 PICTURES = {
-    "snow": restoring("snow", "coffee", 72, 172),
-    "haze": restoring("haze", "astronaut", 0, 96),
+    "snow": restoring("snow", "coffee", (72, 172), restored, SAID, WAIT),
+    "haze": restoring("haze", "astronaut", (0, 96), restored, SAID, WAIT),
 }

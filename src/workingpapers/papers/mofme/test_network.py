@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.testing import assert_close
 
+from workingpapers.kit.images import quality
 from workingpapers.kit.vision import ensure_torchvision, load_timm
 from workingpapers.papers.mofme.graft import downcycle, upcycle
 from workingpapers.papers.mofme.method import FMELayer
@@ -20,7 +21,7 @@ from workingpapers.papers.mofme.network import (
     routing_weights,
 )
 from workingpapers.papers.mofme.official import from_official, load_official, to_official
-from workingpapers.papers.mofme.restoring import quality, restore
+from workingpapers.papers.mofme.restoring import restore
 from workingpapers.papers.mofme.storage import load, save
 
 KINDS = (MoFME, NaiveMoE, ViTRestorer)
